@@ -1,0 +1,637 @@
+"""What a face image is: the seven emotions, FER2013 and other data sets, and the range networks take.
+
+    python load_and_process.py                        counts, duplicates and a picture of what fer2013/ holds
+    python load_and_process.py --dataset my_faces     the same of my_faces/train/EMOTION/*, .../test/EMOTION/*
+    python load_and_process.py --dataset drawn        the same of drawn faces, where there is no data set
+
+FER2013 is from Goodfellow et al. 2013, "Challenges in Representation Learning: A report on three machine
+learning contests", https://arxiv.org/abs/1307.0414. fer2013/README.md says how to get it.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import math
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations_with_replacement, islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+
+try:
+    import lzma
+except ImportError:  # some Pythons are built without it: they read everything but .xz
+    lzma = None
+
+# ------------------------------------------------------------------------------------------------------------
+# Settings.  Edit here, or pass the flag of the same name (see --help).
+
+dataset = Path(__file__).resolve().parent / "fer2013" / "fer2013.csv"  # or compressed, a folder, "drawn"
+image_size = (48, 48)  # height, width of a face in pixels
+# ------------------------------------------------------------------------------------------------------------
+
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER2013's labels 0 to 6
+SPLITS = ("Training", "PublicTest", "PrivateTest")
+
+EMOTION_FOLDERS = {
+    "angry": ("angry", "anger"),
+    "disgust": ("disgust", "disgusted"),
+    "fear": ("fear", "fearful", "afraid", "scared"),
+    "happy": ("happy", "happiness", "joy"),
+    "sad": ("sad", "sadness"),
+    "surprise": ("surprise", "surprised"),
+    "neutral": ("neutral",),
+}
+SPLIT_FOLDERS = {
+    "Training": ("train", "training"),
+    "PublicTest": ("validation", "valid", "val", "publictest"),  # training watches it
+    "PrivateTest": ("test", "privatetest"),  # used once, at the end
+}
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.xz", ".zip")
+CSV_NAMES = [
+    f"{name}.csv{end}" for name in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")
+]
+HOW_TO_GET_FER2013 = """\
+FER2013 comes from Kaggle, which asks for a login; either form will do (see fer2013/README.md):
+  images  kaggle datasets download msambare/fer2013 -p fer2013 --unzip
+  CSV     kaggle competitions download -p fer2013 -f icml_face_data.csv \
+challenges-in-representation-learning-facial-expression-recognition-challenge
+Without it, `--dataset drawn` works at once, on drawn faces."""
+
+CACHE_VERSION = 1  # raise it when the same source is to give other arrays
+ROWS_PER_BATCH = 64  # half a megabyte of CSV, which the processor's cache holds
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) + ((lzma.LZMAError,) if lzma else ())
+
+
+class Split(NamedTuple):
+    """Faces uint8 (n, height, width, 1) and their emotions int64 (n,), numbers that index EMOTIONS."""
+
+    faces: np.ndarray
+    emotions: np.ndarray
+
+
+Arrays = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # indices of SPLITS (n,), emotions (n,), faces (n, h, w, 1)
+
+
+def load_fer2013_data(
+    dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size
+) -> dict[str, Split]:
+    """Load a data set: from its source the first time, then from a cache written beside it.
+
+    Args:
+        dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz);
+            a folder with train/EMOTION/*, validation/EMOTION/*, test/EMOTION/*, which become Training,
+            PublicTest and PrivateTest; a folder that holds either; or "drawn".
+        image_size: Height and width of the faces in pixels; images of another size are resized.
+
+    Returns:
+        The splits that the data set has, in the order of SPLITS.
+
+    Raises:
+        FileNotFoundError: There is nothing at `dataset_path`.
+        ValueError: The data are not as described; the message names the file, and the line or the image.
+    """
+    if min(image_size) < 1:
+        raise ValueError(f"image_size must be 1 pixel or more each way; found {image_size}: correct it")
+    if str(dataset_path) == "drawn":
+        from drawn_faces import draw_dataset
+
+        return {split: Split(*draw) for split, draw in draw_dataset(image_size=image_size, seed=0).items()}
+
+    source = find_source(dataset_path)
+    images = _list_images(source) if source.is_dir() else []
+    cache = source / "faces.cache.npz" if images else source.with_name(f"{source.name}.cache.npz")
+    key = _cache_key(source, images, image_size)
+    arrays = _read_cache(cache, key)
+    if arrays is None:
+        arrays = _read_images(images, image_size) if images else _read_csv(source, image_size)
+        _write_cache(cache, key, arrays)
+    which, emotions, faces = arrays
+    masks = {split: which == number for number, split in enumerate(SPLITS)}
+    return {split: Split(faces[mask], emotions[mask]) for split, mask in masks.items() if mask.any()}
+
+
+def find_source(dataset_path: str | Path) -> Path:
+    """Find the CSV, or the folder with train/ in it, that `dataset_path` stands for.
+
+    Args:
+        dataset_path: A CSV; a folder that is the data set, holds its CSV, or has one subfolder that does.
+            The default path, where it is missing, stands for its folder.
+
+    Returns:
+        An existing file or folder.
+
+    Raises:
+        FileNotFoundError: There is nothing at `dataset_path`; the message says how to get FER2013.
+        ValueError: The file is of another kind, or the folder holds no data set, or several.
+    """
+    path = Path(dataset_path).expanduser()
+    if path.is_file():
+        if not path.name.lower().endswith(CSV_SUFFIXES):
+            raise ValueError(
+                f"{path}: a data set must be a folder or end in {', '.join(CSV_SUFFIXES)}; found "
+                f"{path.suffix or 'no suffix'}: unpack it, and name what was inside"
+            )
+        return path
+    folder = path.parent if path.resolve() == Path(dataset).resolve() and not path.exists() else path
+    if folder.is_dir():
+        inside = (data for child in _subfolders(folder) if (data := _data_in(child)))
+        found = [data] if (data := _data_in(folder)) else list(inside)
+        if len(found) == 1:
+            return found[0]
+        if found or folder == path:
+            raise ValueError(
+                f"{path}: a data set's folder must hold fer2013.csv or train/EMOTION/*; found "
+                f"{len(found) or 'no'} such folders inside: name the one to read"
+            )
+    raise FileNotFoundError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
+
+
+def _data_in(folder: Path) -> Path | None:
+    """Return the CSV in `folder`, or `folder` itself when it has a split's subfolder."""
+    for name in CSV_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    return folder if any(_spelled(child.name, SPLIT_FOLDERS) for child in _subfolders(folder)) else None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders in `folder`, without what tools leave behind (.ipynb_checkpoints, __MACOSX)."""
+    folders = (path for path in sorted(folder.iterdir()) if path.is_dir())
+    return [path for path in folders if not path.name.startswith((".", "__"))]
+
+
+def _spelled(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
+    """Return the key of `spellings` that `name` is a spelling of."""
+    return next((key for key, names in spellings.items() if name.lower() in names), None)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# CSV
+
+
+def _read_csv(path: Path, image_size: tuple[int, int]) -> Arrays:
+    """Return the images in the order of the rows."""
+    from tqdm import tqdm
+
+    splits, emotions, faces, side = [], [], [], 0
+    size = path.stat().st_size
+    bar = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
+    with path.open("rb") as file, bar:
+        try:
+            rows = _csv_rows(path, _decompressed(path, file))
+            while batch := list(islice(rows, ROWS_PER_BATCH)):
+                lines, batch_splits, batch_emotions, pixels = zip(*batch, strict=True)
+                side = side or math.isqrt(len(pixels[0].split()))  # the first row says it for all
+                batch_faces = _parse_pixels(pixels, side)
+                if batch_faces is None:
+                    raise _pixel_fault(path, lines, pixels, side)
+                if tuple(image_size) != (side, side):
+                    batch_faces = np.stack([resize_face(face, image_size) for face in batch_faces])
+                splits += batch_splits
+                emotions += batch_emotions
+                faces.append(batch_faces)
+                bar.update(file.tell() - bar.n)
+        except DAMAGED as error:
+            raise ValueError(f"{path} must be whole; found damage ({error}): download it again") from error
+    if not faces:
+        raise ValueError(f"{path}: a CSV must have a row per image; found only its header: download it again")
+    return np.array(splits), np.array(emotions, np.int64), np.concatenate(faces)
+
+
+def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
+    """Return the CSV that `file` holds; its first bytes say how it is compressed, whatever its name."""
+    start = file.read(256)
+    file.seek(0)
+    if not start:
+        raise ValueError(f"{path}: a CSV must have a header; found an empty file: download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: the data must be here; found a Git LFS pointer: run `git lfs pull`")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ValueError(f"{path}: the data must be a CSV; found a web page: log in, and download it again")
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if start.startswith(b"\xfd7zXZ"):
+        if lzma is None:
+            raise ValueError(f"{path}: .xz needs Python's lzma; found a Python without it: unpack the file")
+        return lzma.LZMAFile(file)
+    if start.startswith(b"PK"):
+        archive = zipfile.ZipFile(file)
+        inside = [name for name in archive.namelist() if name.endswith(".csv") and "__MACOSX" not in name]
+        named = [name for name in inside if Path(name).name in CSV_NAMES] or inside
+        if len(named) != 1:
+            raise ValueError(
+                f"{path}: a zip must hold fer2013.csv, icml_face_data.csv or one other CSV; found "
+                f"{len(named) or 'none'}: unpack it, and name what was inside"
+            )
+        return archive.open(named[0])
+    return file
+
+
+def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (line, index of SPLITS, emotion, pixels) of every row."""
+    header = stream.readline()
+    columns = [_field(name).lower() for name in header.removeprefix(b"\xef\xbb\xbf").split(b",")]
+    if not {b"usage", b"emotion", b"pixels"} <= set(columns):
+        raise _row_error(path, 1, "the columns must be emotion, pixels, Usage", _quoted(header, 60))
+    places = [columns.index(name) for name in (b"usage", b"emotion", b"pixels")]
+    split_of = {split.encode(): number for number, split in enumerate(SPLITS)}
+    emotion_of = {b"%d" % number: number for number in range(len(EMOTIONS))}
+    for line, text in enumerate(stream, 2):
+        if text.isspace():
+            continue
+        fields = text.split(b",")
+        if len(fields) != len(columns):
+            raise _row_error(path, line, f"a row must have {len(columns)} columns", len(fields))
+        usage, emotion, pixels = (_field(fields[place]) for place in places)
+        if usage not in split_of:
+            raise _row_error(path, line, f"Usage must be one of {', '.join(SPLITS)}", _quoted(usage))
+        if emotion not in emotion_of:
+            raise _row_error(path, line, f"emotion must be 0 to {len(EMOTIONS) - 1}", _quoted(emotion))
+        yield line, split_of[usage], emotion_of[emotion], pixels
+
+
+def _row_error(path: Path, line: int, rule: str, found: object) -> ValueError:
+    """Return the error for a line that breaks a rule."""
+    return ValueError(f"{path}, line {line}: {rule}; found {found}: correct it, or download the file again")
+
+
+def _field(text: bytes) -> bytes:
+    """Return a CSV field without what may stand around it."""
+    return text.strip(b' "\r\n\t')
+
+
+def _quoted(text: bytes, length: int = 20) -> str:
+    """Return the beginning of `text` as one printable line."""
+    return repr(text[:length].decode("latin-1"))
+
+
+def _parse_pixels(rows: Sequence[bytes], side: int) -> np.ndarray | None:
+    """Return faces (n, side, side, 1) from rows of numbers, or None when a row is at fault.
+
+    All bytes are handled at once: where a number ends, its value is that digit, plus ten times the digit
+    before, plus a hundred times the one before that.
+    """
+    text = np.frombuffer(b"\n\n" + b"\n".join(rows) + b"\n", np.uint8)
+    digits = text - 48  # other bytes wrap around, far above 9
+    is_digit = digits < 10
+    digits *= is_digit
+    values = digits[2:].astype(np.uint16)
+    values += digits[1:-1] * np.uint8(10)
+    values += digits[:-2] * is_digit[1:-1] * np.uint16(100)
+    ends = np.flatnonzero(is_digit[2:-1] & ~is_digit[3:])
+    values = values[ends]
+    counts = np.diff(np.searchsorted(ends, np.flatnonzero(text[2:] == 10)), prepend=0)
+    too_long = is_digit[3:] & is_digit[2:-1] & is_digit[1:-2] & is_digit[:-3]
+    is_space = text <= 32
+    if (counts != side**2).any() or (values > 255).any() or too_long.any() or (is_digit == is_space).any():
+        return None
+    return values.astype(np.uint8).reshape(len(rows), side, side, 1)
+
+
+def _pixel_fault(path: Path, lines: Sequence[int], rows: Sequence[bytes], side: int) -> ValueError:
+    """Return the error for the first of the rows that _parse_pixels does not take."""
+    for line, row in zip(lines, rows, strict=True):
+        pixels = row.split()
+        for place, pixel in enumerate(pixels, 1):
+            if not (pixel.isdigit() and len(pixel) <= 3 and int(pixel) <= 255):
+                rule = "pixels must be whole numbers from 0 to 255"
+                return _row_error(path, line, rule, f"{_quoted(pixel)} as number {place}")
+        if not pixels or len(pixels) != side**2:
+            rule = "all rows must have the pixels of one square, 48 x 48 = 2304 in FER2013"
+            return _row_error(path, line, rule, len(pixels))
+    raise AssertionError("_parse_pixels refused rows that are right")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Folders of images
+
+
+def _list_images(folder: Path) -> list[tuple[int, int, Path]]:
+    """Return (index of SPLITS, emotion, path) of every image in `folder`."""
+    images = []
+    for split_folder in _subfolders(folder):
+        split = _spelled(split_folder.name, SPLIT_FOLDERS)
+        for emotion_folder in _subfolders(split_folder) if split else ():
+            emotion = _spelled(emotion_folder.name, EMOTION_FOLDERS)
+            if emotion is None:
+                raise ValueError(
+                    f"{emotion_folder}: a folder must be named after one of {', '.join(EMOTIONS)}; found "
+                    f"{emotion_folder.name!r}: rename it or move it away"
+                )
+            files = sorted(emotion_folder.iterdir())
+            paths = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+            if not paths:
+                raise ValueError(
+                    f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); "
+                    "found none: fill it or remove it"
+                )
+            images += [(SPLITS.index(split), EMOTIONS.index(emotion), path) for path in paths]
+    if not images:
+        raise ValueError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill it")
+    return images
+
+
+def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Arrays:
+    """Return the images in the order of the list."""
+    from tqdm import tqdm
+
+    splits, emotions, paths = zip(*images, strict=True)
+    faces = np.empty((len(paths), *image_size, 1), np.uint8)
+    for face, path in zip(faces, tqdm(paths, desc="images", leave=False, disable=None), strict=True):
+        content = np.fromfile(path, np.uint8)
+        # Colour is 8 bits and upright whatever the file has, and then turns grey as a camera's frame does.
+        try:
+            image = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        except cv2.error:  # an empty file, or one that claims to be huge
+            image = None
+        if image is None:
+            raise ValueError(
+                f"{path}: an image must be readable; found {content.size} other bytes: replace it"
+            )
+        face[...] = resize_face(image, image_size)
+    return np.array(splits), np.array(emotions, np.int64), faces
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Cache
+
+
+def _cache_key(source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> str:
+    """Return what a cache must carry to be used; it changes with the source and with the image size."""
+    listing = hashlib.sha256()
+    for split, emotion, path in images or [("", "", source)]:
+        status = path.stat()
+        listing.update(f"{split} {emotion} {path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return json.dumps([CACHE_VERSION, *image_size, listing.hexdigest()])
+
+
+def _read_cache(cache: Path, key: str) -> Arrays | None:
+    """Return what _write_cache was given, or None when the cache is missing, outdated or damaged."""
+    try:
+        with np.load(cache) as arrays:  # reading an array checks its CRC
+            if arrays["key"].item() == key:
+                return arrays["splits"], arrays["emotions"], arrays["faces"]
+    except Exception:  # a damaged file can fail in any way, and the source still has everything
+        pass
+    return None
+
+
+def _write_cache(cache: Path, key: str, arrays: Arrays) -> None:
+    """Write the arrays whole or not at all; where that fails, say so and go on."""
+    splits, emotions, faces = arrays
+    unfinished = cache.with_name(f"{os.getpid()}.{cache.name}")
+    try:
+        try:
+            with unfinished.open("wb") as file:
+                np.savez(file, key=np.array(key), splits=splits, emotions=emotions, faces=faces)
+            os.replace(unfinished, cache)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"notice: no cache written, so the next start reads the data again ({error})", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Pixels
+
+
+def resize_face(image: np.ndarray, image_size: tuple[int, int] = image_size) -> np.ndarray:
+    """Turn an image into the grey face that networks see; data sets and live frames both come through here.
+
+    Args:
+        image: uint8, grey (h, w) or (h, w, 1), BGR (h, w, 3) or BGRA (h, w, 4).
+        image_size: Height and width of the result in pixels.
+
+    Returns:
+        uint8 (height, width, 1).
+
+    Raises:
+        ValueError: `image` is not 8-bit, is empty or has another shape.
+    """
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+        raise ValueError(
+            "a face must be uint8 of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); found "
+            f"{image.dtype} {image.shape}: convert it to 8 bits, and crop inside the image"
+        )
+    if channels > 1:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY if channels == 3 else cv2.COLOR_BGRA2GRAY)
+    height, width = image_size
+    if image.shape[:2] != (height, width):
+        shrinks = image.shape[0] >= height and image.shape[1] >= width
+        # FER2013 halved and enlarged again: an RMSE of 11.7 grey levels with cubic, 13.7 with linear.
+        way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        image = cv2.resize(image, (width, height), interpolation=way)
+    return image.reshape(height, width, 1)
+
+
+def preprocess_images(images: np.ndarray) -> np.ndarray:
+    """Scale pixels from [0, 255] to [-1, 1], the range that every network here is trained on.
+
+    Args:
+        images: Any numeric dtype and any shape, values in [0, 255].
+
+    Returns:
+        float32 of the same shape, `images / 127.5 - 1`.
+
+    Raises:
+        ValueError: A value is outside [0, 255] or not a number, or floats are in [0, 1], normalised already.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"pixels must be numbers in [0, 255]; found {images.dtype}: convert them to uint8")
+    if images.dtype != np.uint8 and images.size:
+        low, high = images.min(), images.max()
+        normalised = images.dtype.kind == "f" and 0 < high <= 1
+        if normalised or not (low >= 0 and high <= 255):  # not (...): NaN compares false
+            raise ValueError(
+                f"pixels must be in [0, 255]; found {images.dtype} in [{low:g}, {high:g}]: "
+                "pass pixels as they were read, not yet normalised"
+            )
+    scaled = np.divide(images, 127.5, dtype=np.float32)
+    scaled -= 1
+    return scaled
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Splits and duplicates
+
+
+def stratified_split(emotions: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out the same fraction of every emotion.
+
+    Args:
+        emotions: int (n,).
+        fraction: Of each emotion, rounded, between 0 and 1; at least one image of it is kept.
+        seed: The same seed gives the same split.
+
+    Returns:
+        Indices kept and indices held out, each int64 and ascending.
+
+    Raises:
+        ValueError: `fraction` is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the fraction to hold out must be between 0 and 1; found {fraction}: correct it")
+    emotions = np.asarray(emotions)
+    held_out = np.zeros(len(emotions), bool)
+    rng = np.random.default_rng(seed)
+    for emotion in np.unique(emotions):
+        indices = rng.permutation(np.flatnonzero(emotions == emotion))
+        held_out[indices[: min(round(fraction * len(indices)), len(indices) - 1)]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Find faces that are, byte for byte, in `others`; without `others`, those that repeat an earlier face.
+
+    Args:
+        faces: uint8 (n, height, width, 1).
+        others: uint8 (m, height, width, 1).
+
+    Returns:
+        bool (n,).
+    """
+    seen = {face.tobytes() for face in others} if others is not None else set()
+    found = np.zeros(len(faces), bool)
+    for index, face in enumerate(faces):
+        pixels = face.tobytes()
+        found[index] = pixels in seen
+        if others is None:
+            seen.add(pixels)
+    return found
+
+
+def count_duplicates(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
+    """Count duplicates within and between splits.
+
+    Args:
+        splits: As load_fer2013_data returns them.
+
+    Returns:
+        For (first, second), in the order of `splits`, the faces of the second that are also in the first; for
+        (split, split), the faces that repeat an earlier face of that split.
+    """
+    counts = {}
+    for first, second in combinations_with_replacement(splits, 2):
+        others = splits[first].faces if first != second else None
+        counts[first, second] = int(find_duplicates(splits[second].faces, others).sum())
+    return counts
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Script
+
+
+def format_table(splits: dict[str, Split]) -> str:
+    """Return a table of images per emotion and split, and of duplicates."""
+
+    def line(label, *cells):
+        return f"{label:<20}" + "".join(f"{cell:>13}" for cell in cells)
+
+    names, duplicates = list(splits), count_duplicates(splits)
+    counts = np.stack([np.bincount(split.emotions, minlength=len(EMOTIONS)) for split in splits.values()])
+    lines = [line("", *names, "all")]
+    lines += [line(emotion, *row, row.sum()) for emotion, row in zip(EMOTIONS, counts.T, strict=True)]
+    lines += [line("all", *counts.sum(axis=1), counts.sum()), ""]
+    lines += [line("repeated within", *(duplicates[name, name] for name in names))]
+    for place, first in enumerate(names[:-1], 1):
+        blanks = [""] * place
+        lines += [line(f"also in {first}", *blanks, *(duplicates[first, second] for second in names[place:]))]
+    if absent := [split for split in SPLITS if split not in splits]:
+        lines += [f"absent: {', '.join(absent)}"]
+    return "\n".join(lines)
+
+
+def draw_overview(splits: dict[str, Split], path: Path) -> None:
+    """Write a picture of some faces of every emotion, drawn by chance, and of the balance of the classes."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+
+    height, width = next(iter(splits.values())).faces.shape[1:3]
+    faces, emotions = (np.concatenate(parts) for parts in zip(*splits.values(), strict=True))
+    rows, columns, gap, rng = len(EMOTIONS), 12, 2, np.random.default_rng(0)
+    sheet = np.full((rows, height + gap, columns, width + gap), 255, np.uint8)
+    for emotion, row in enumerate(sheet):
+        chosen = rng.permutation(np.flatnonzero(emotions == emotion))[:columns]
+        row[:height, : len(chosen), :width] = faces[chosen, :, :, 0].swapaxes(0, 1)
+    sheet = sheet.reshape(rows * (height + gap), columns * (width + gap))
+
+    figure = Figure(figsize=(12, 4.75), layout="constrained", dpi=150)
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
+    left.imshow(sheet, "gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows - 0.5, -0.5))
+    left.set(xticks=[], yticks=range(rows), yticklabels=EMOTIONS)
+    total = np.zeros(rows, int)
+    for (name, split), colour in zip(splits.items(), ("#0072B2", "#E69F00", "#009E73"), strict=False):
+        counts = np.bincount(split.emotions, minlength=rows)
+        right.barh(range(rows), counts, 0.6, total, color=colour, label=f"{name}  {len(split.emotions):,}")
+        total += counts
+    for emotion, count in enumerate(total):
+        right.text(count, emotion, f"  {count:,}  {count / total.sum():.1%}", va="center")
+    right.set(xticks=[], xlim=(0, total.max() * 1.35))
+    right.tick_params(labelleft=False)
+    for axes in (left, right):
+        axes.tick_params(length=0, labelsize=12)
+        axes.spines[:].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=len(splits), frameon=False)
+    figure.savefig(path)
+
+
+def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run a script's `main`; a user's mistake becomes one line on standard error, a bug keeps its traceback.
+
+    Args:
+        main: Takes the arguments and returns an exit status.
+        argv: The arguments; None for those of the command line.
+
+    Returns:
+        What `main` returns; 2 after bad input, 1 after another failure of the system, 130 after Ctrl-C.
+    """
+    try:
+        status = main(argv)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does: nothing more to tell them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        mistakes = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+        return 2 if isinstance(error, mistakes) else 1
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; defaults are the settings at the top."""
+    parser = argparse.ArgumentParser(description="Count a data set's images and duplicates, and draw them.")
+    parser.add_argument("--dataset", metavar="PATH", default=dataset, help="a CSV, a folder, or drawn")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print and draw what a data set holds."""
+    args = parse_args(argv)
+    splits = load_fer2013_data(args.dataset)
+    print(format_table(splits))
+    picture = Path(__file__).resolve().parent / "fer2013" / "overview_drawn.png"
+    if str(args.dataset) != "drawn":
+        source = find_source(args.dataset)
+        picture = (source if source.is_dir() else source.parent) / "overview.png"
+    draw_overview(splits, picture)
+    print(f"\npicture: {picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,1 @@
+"""The five networks (`cnn`) and the files their weights live in (`checkpoint`)."""

@@ -1,0 +1,788 @@
+"""Find the faces a camera sees and name the emotion each one shows, live.
+
+    python real_time_emotion_recognition.py                                    # the camera; a drawn face if there is none
+    python real_time_emotion_recognition.py --source clip.mp4 --output annotated.mp4 --csv clip.csv
+    python real_time_emotion_recognition.py --source photo.jpg --headless --output annotated.png
+    python real_time_emotion_recognition.py --model models/mini_XCEPTION.hdf5 models/big_XCEPTION.hdf5
+
+q, Esc or closing the window ends it.  Images never leave the machine, and nothing is stored unless asked for.
+"""
+
+import argparse
+import contextlib
+import csv
+import math
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import imutils
+import numpy as np
+from imutils.video import FPS
+
+from load_and_process import exit_status, preprocess_images, resize_face
+from models.checkpoint import compile_checkpoint, emotions_of, read_header, replacing
+
+# ------------------------------------------------------------------------------------------------------------
+# fmt: off
+# Settings.  Edit here, or pass the flag of the same name (see --help).
+
+source = None                  # camera number, video, image, folder of images, stream URL or "drawn"; None: camera 0
+model = [Path(__file__).resolve().parent / "models" / "mini_XCEPTION.hdf5"]  # one checkpoint, or several to average
+cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
+output = None                  # annotated .mp4, .avi or .mkv (image: .png or .jpg; folder of images: a folder)
+csv_file = None                # a row per face per frame
+headless = False               # open no window
+# finding faces
+detection_width = 400          # pixels; wider frames are reduced to this before looking for faces
+still_detection_width = 1280   # the same for images, where there is time to look for small faces
+scale_factor = 1.15            # step between the sizes looked for
+min_neighbors = 6              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
+smallest_face = 0.09           # side of the smallest face, share of the frame's shorter side
+# naming emotions
+smoothing = 0.25               # time constant in seconds of each face's average over time; 0: none
+# fmt: on
+# ------------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+PATIENCE = 5.0  # seconds without a new frame after which a camera counts as gone
+# Okabe and Ito's colour-blind-safe palette, BGR
+PALETTE = [
+    (0, 94, 213),
+    (115, 158, 0),
+    (167, 121, 204),
+    (66, 228, 240),
+    (178, 114, 0),
+    (0, 159, 230),
+    (233, 180, 86),
+]
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+TITLE = "Emotions (q ends)"
+
+
+def parse_args(argv=None):
+    """Read the command line; the settings above are the defaults."""
+    parser = argparse.ArgumentParser(description="Name the emotion of every face, live.")
+    add = parser.add_argument
+    add(
+        "--source",
+        default=source,
+        help="camera number, video, image, folder, stream URL or drawn (default: camera 0)",
+    )
+    add(
+        "--model",
+        type=Path,
+        nargs="+",
+        default=model,
+        metavar="MODEL.hdf5",
+        help="checkpoint; several are averaged",
+    )
+    add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
+    add("--output", type=Path, default=output, metavar="FILE", help="write the annotated video or image")
+    add("--csv", type=Path, default=csv_file, metavar="FILE", help="write a row per face per frame")
+    add("--headless", action="store_true", default=headless, help="open no window")
+    add(
+        "--smoothing",
+        type=float,
+        default=smoothing,
+        help="time constant in seconds, 0: none (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    if not args.smoothing >= 0:
+        parser.error(f"argument --smoothing: must be 0 or more seconds; found {args.smoothing}")
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV and FFmpeg narrate every failed attempt; ours is the one line that counts
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    classify = EmotionClassifier(args.model)
+    cascade_path = find_cascade(args.cascade)
+    display = not args.headless and has_display()
+    with contextlib.ExitStack() as stack:
+        frames = stack.enter_context(open_source(args.source, endless=display))
+        detect = FaceDetector(cascade_path, still_detection_width if frames.still else detection_width)
+        if not (display or args.headless or args.output or args.csv):
+            args.output, args.csv = default_outputs(frames)
+            print(f"no display: writing {args.output} and {args.csv}", file=sys.stderr)
+        records = []
+        if args.csv:
+            records.append(stack.enter_context(csv_recorder(args.csv, classify.emotions)))
+        if args.output:
+            records.append(stack.enter_context(recorder(args.output, frames)))
+        window = stack.enter_context(Window()) if display else None
+        summary, ended_by = Summary(classify.emotions), None
+        try:
+            run(frames, detect, classify, Smoother(args.smoothing), records, window, summary)
+        except (KeyboardInterrupt, SourceLost) as error:  # what was recorded until then is whole, and kept
+            ended_by = error
+    print(summary)
+    for path in filter(None, (args.output, args.csv)):
+        print(f"written: {path}")
+    if ended_by:
+        raise ended_by
+    return 1 if frames.broken else 0
+
+
+def run(frames, detect, classify, smooth, records, window, summary):
+    """The loop: every frame is shown and recorded, with or without a face in it."""
+    for frame in frames:
+        boxes = detect(frame.image)
+        probabilities = classify(frame.image, boxes)
+        if frames.still:
+            smooth.forget()
+        faces = smooth(boxes, probabilities, frame.time_s)
+        summary.add(faces)
+        annotated = draw(frame.image, faces, classify.emotions, None if frames.still else summary.rate)
+        for record in records:
+            record(frame, annotated, faces)
+        if window and not window.show(annotated, frames.due(frame)):
+            break
+
+
+# ---------------------------------------------------------------------------------------------------- sources
+class Frame(NamedTuple):
+    """A picture and where it stands in its source."""
+
+    number: int
+    time_s: float
+    image: np.ndarray  # uint8 (h, w, 3), BGR
+    name: str  # of the file or camera it comes from
+
+
+def open_source(source, endless=True):
+    """Open a camera, video, image, folder of images, stream or the drawn face.
+
+    Args:
+        source: camera number, path, URL, "drawn", or None for camera 0 and the drawn face where there is none.
+        endless: whether the drawn face goes on until it is closed, or ends after each expression was shown once.
+
+    Returns:
+        `Live`, `Video` or `Stills`: a context manager that iterates over `Frame`.  Its `name` is fit for a file name,
+        `fps` is that of a recording, `still` tells images without a time between them, `broken` counts what could not
+        be read, and `due(frame)` is the monotonic time until which a frame should be shown.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such source, or it can't be read; one line.
+    """
+    if source is None:
+        try:
+            return Live(0)
+        except ValueError:
+            print(
+                "no camera found: showing a drawn face (a drawing, no person) instead; --source takes a video, an "
+                "image, a folder or a URL",
+                file=sys.stderr,
+            )
+            source = "drawn"
+    text = str(source)
+    if text == "drawn":
+        from drawn_faces import DrawnFaceCapture
+
+        return Video(DrawnFaceCapture(frames=None if endless else 455), "drawn")  # 7 times 2.6 s at 25 frames/s
+    if text.isdecimal():
+        return Live(int(text))
+    if "://" in text:
+        return Live(text)
+    path = Path(text)
+    if not path.exists():
+        raise FileNotFoundError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {text}")
+    if path.is_dir():
+        paths = sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)
+        if not paths:
+            raise ValueError(f"a folder as source holds images ({' '.join(IMAGE_SUFFIXES)}); {path} has none")
+        return Stills(paths, path, folder=True)
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty: copy or download it again")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return Stills([path], path)
+    return Video(cv2.VideoCapture(text), path.stem, path)
+
+
+class SourceLost(ValueError):
+    """A camera or stream gave frames and then stopped."""
+
+
+class _Source:
+    """What all sources share; see `open_source`."""
+
+    still, broken, fps, path = False, 0, 30.0, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        """Give the camera or file back."""
+
+    def due(self, frame):
+        """Monotonic time until which the frame should be shown; a live picture is always late."""
+        return 0.0
+
+
+class Live(_Source):
+    """A camera or stream, read by a thread of its own: iterating gives the newest frame and never an old one."""
+
+    def __init__(self, source, open_capture=cv2.VideoCapture, patience=PATIENCE):
+        self.source, self.patience = source, patience
+        self.label = f"camera {source}" if isinstance(source, int) else str(source)
+        self.name = f"camera{source}" if isinstance(source, int) else "stream"
+        self.capture = open_capture(source)
+        if not self.capture.isOpened():
+            self.capture.release()
+            raise ValueError(
+                f"{self.label} can't be opened: check that it is connected, that no other program uses it and that this "
+                "one may (system settings, privacy, camera); other cameras have other numbers"
+            )
+        self._fresh, self._frame, self._running = threading.Condition(), None, True
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self):
+        while self._running:
+            grabbed, image = self.capture.read()
+            if grabbed and image is not None:
+                with self._fresh:
+                    self._frame = image
+                    self._fresh.notify()
+            else:
+                time.sleep(0.01)
+
+    def __iter__(self):
+        started, number = time.monotonic(), 0
+        while True:
+            with self._fresh:
+                if not self._fresh.wait_for(lambda: self._frame is not None, self.patience):
+                    raise SourceLost(
+                        f"{self.label} stopped delivering after {number} frames: none came for {self.patience:g} seconds; "
+                        "check its cable or network and start again"
+                    )
+                image, self._frame = self._frame, None
+            yield Frame(number, time.monotonic() - started, _as_bgr(image), self.label)
+            number += 1
+
+    def close(self):
+        self._running = False
+        self._thread.join(timeout=2)
+        self.capture.release()
+
+
+class Video(_Source):
+    """A video file, or anything that reads like `cv2.VideoCapture`; every frame in turn, shown at its own pace."""
+
+    def __init__(self, capture, name, path=None):
+        self.capture, self.name, self.path = capture, name, path
+        opened, self._first = capture.read() if capture.isOpened() else (False, None)
+        if not opened:
+            capture.release()
+            raise ValueError(f"{path or name} is not a video that can be read: it is damaged, or of an unknown kind")
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 1 <= fps <= 240 else 25.0  # some containers say 0, or 90,000
+        self.frame_count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._started = None
+
+    def __iter__(self):
+        self._started = time.monotonic()
+        number, image = 0, self._first
+        while image is not None:
+            yield Frame(number, number / self.fps, _as_bgr(image), self.name)
+            number += 1
+            image = self.capture.read()[1]
+        if number < 0.9 * self.frame_count:  # the count in a file is an estimate
+            self.broken += 1
+            print(
+                f"{self.path} ends after {number} of {self.frame_count} frames: it is damaged",
+                file=sys.stderr,
+            )
+
+    def due(self, frame):
+        return self._started + (frame.number + 1) / self.fps
+
+    def close(self):
+        self.capture.release()
+
+
+class Stills(_Source):
+    """Images, one after the other; the unreadable ones of a folder are named and passed over."""
+
+    still, fps = True, 1.0
+
+    def __init__(self, paths, path, folder=False):
+        self.paths, self.path, self.name, self.folder = paths, path, path.resolve().stem, folder
+
+    def __iter__(self):
+        number = 0
+        for path in self.paths:
+            # imdecode, since imread can't open every path on Windows
+            data = np.fromfile(path, np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+            if image is None:
+                fault = f"{path} is not an image that can be read: it is damaged, or of an unknown kind"
+                if not self.folder:
+                    raise ValueError(fault)
+                self.broken += 1
+                print(fault, file=sys.stderr)
+                continue
+            yield Frame(number, float(number), image, path.name)
+            number += 1
+        if not number:
+            raise ValueError(f"none of the {len(self.paths)} images in {self.path} can be read")
+
+    def due(self, frame):
+        return math.inf if not self.folder else time.monotonic() + 1.0
+
+
+def _as_bgr(image):
+    """Frames of grey cameras as BGR."""
+    return image if image.ndim == 3 and image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+
+
+# ----------------------------------------------------------------------------------------- faces and emotions
+def find_cascade(name):
+    """The path of a Haar cascade: as given, in haarcascade_files/, or among those that OpenCV brings.
+
+    Raises:
+        FileNotFoundError: it is in none of the three.
+    """
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise ValueError(
+            f"faces are found with Haar cascades, which OpenCV {cv2.__version__} no longer has; install OpenCV 4: "
+            'pip install "opencv-python>=4.12,<5"'
+        )
+    places = [Path(name), ROOT / "haarcascade_files" / name, Path(cv2.data.haarcascades) / name]
+    for path in places[:1] if places[0].parent != Path() else places:
+        if path.is_file():
+            return path
+    bundled = sorted(path.name for path in places[2].parent.glob("*frontalface*.xml"))
+    raise FileNotFoundError(
+        f"no cascade {name}, neither here, nor in haarcascade_files/, nor in OpenCV; it has {', '.join(bundled)}"
+    )
+
+
+class FaceDetector:
+    """Finds faces with a Haar cascade on a reduced grey frame.
+
+    Args:
+        cascade_path: OpenCV's XML.
+        width: pixels to which wider frames are reduced first.
+
+    Raises:
+        ValueError: the file is no cascade.
+
+    Source: Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Features" (2001).
+    """
+
+    def __init__(self, cascade_path, width=detection_width):
+        self.width = width
+        try:
+            self.cascade = cv2.CascadeClassifier(str(cascade_path))
+            loaded = not self.cascade.empty()
+        except (cv2.error, SystemError):
+            loaded = False
+        if not loaded:
+            raise ValueError(f"{cascade_path} is not a Haar cascade that OpenCV can read: copy or download it again")
+
+    def __call__(self, image):
+        """Boxes of the faces in a BGR frame: int (k, 4) of x, y, width, height in its pixels, the largest first."""
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        if grey.shape[1] > self.width:
+            grey = imutils.resize(grey, width=self.width, inter=cv2.INTER_AREA)
+        ratio = image.shape[1] / grey.shape[1]
+        side = max(24, round(smallest_face * min(grey.shape)))
+        found = self.cascade.detectMultiScale(grey, scale_factor, min_neighbors, minSize=(side, side))
+        boxes = np.rint(np.asarray(found, float).reshape(-1, 4) * ratio).astype(int)
+        return boxes[np.argsort(-boxes[:, 2] * boxes[:, 3], kind="stable")]
+
+
+def crop_faces(image, boxes, image_size):
+    """The boxes of a frame as training sees faces.
+
+    Args:
+        image: uint8 (h, w, 3), BGR.
+        boxes: int (k, 4): x, y, width, height in pixels; what lies outside the frame is left away.
+        image_size: (height, width) of the result.
+
+    Returns:
+        uint8 (k, height, width, 1).
+    """
+    faces = np.empty((len(boxes), *image_size, 1), np.uint8)
+    for face, (x, y, w, h) in zip(faces, np.maximum(boxes, 0), strict=True):
+        face[:] = resize_face(image[y : y + h, x : x + w], image_size)
+    return faces
+
+
+class EmotionClassifier:
+    """One or several checkpoints in their compiled form, averaged.
+
+    Args:
+        paths: `.hdf5` files that name the same emotions in the same order; their input sizes may differ.
+
+    Raises:
+        FileNotFoundError, ValueError: as `compile_checkpoint`, or the emotions differ.
+    """
+
+    def __init__(self, paths):
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.networks, self.emotions = [], None
+        for path in paths:
+            header = read_header(path)
+            network = Interpreter(str(compile_checkpoint(path)), num_threads=1)
+            emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
+            if self.emotions not in (None, emotions):
+                raise ValueError(
+                    f"models that are averaged name the same emotions in the same order; {paths[0]} names "
+                    f"{', '.join(self.emotions)}; {path} {', '.join(emotions)}"
+                )
+            self.emotions = emotions
+            self.networks.append((header.input_shape[:2], network))
+
+    def __call__(self, image, boxes):
+        """Probabilities of the faces in the boxes of a BGR frame: float32 (k, emotions), each row summing to 1."""
+        if not len(boxes):
+            return np.empty((0, len(self.emotions)), np.float32)
+        return np.mean(
+            [self._probabilities(network, crop_faces(image, boxes, size)) for size, network in self.networks],
+            axis=0,
+        )
+
+    @staticmethod
+    def _probabilities(network, faces):
+        """Of faces uint8 (k, h, w, 1), k > 0, by one network."""
+        (given,) = network.get_input_details()
+        if given["shape"][0] != len(faces):
+            network.resize_tensor_input(given["index"], faces.shape)
+        network.allocate_tensors()
+        network.set_tensor(given["index"], preprocess_images(faces))
+        network.invoke()
+        return network.get_tensor(network.get_output_details()[0]["index"])
+
+
+class Face(NamedTuple):
+    """A face in a frame."""
+
+    identity: int  # the same for as long as the face stays in sight
+    box: tuple[int, int, int, int]  # x, y, width, height in pixels
+    probabilities: np.ndarray  # float (emotions,), averaged over time
+
+
+class Smoother:
+    """Knows faces again from one frame to the next and averages their probabilities over time; all else has no memory.
+
+    Args:
+        time_constant: seconds after which an old expression has 1/e of its weight; 0 for no averaging.
+    """
+
+    FORGET_AFTER = 1.0  # seconds out of sight
+
+    def __init__(self, time_constant=smoothing):
+        self.time_constant, self.known, self.count = time_constant, {}, 0
+
+    def forget(self):
+        """Start anew: what comes next has nothing to do with what was."""
+        self.known, self.count = {}, 0
+
+    def __call__(self, boxes, probabilities, time_s):
+        """Boxes (k, 4), probabilities (k, emotions) and the frame's time in seconds -> list of k `Face`."""
+        self.known = {i: known for i, known in self.known.items() if time_s - known[2] <= self.FORGET_AFTER}
+        # pairs of an old and a new box, nearest first, at most one box width apart
+        pairs = sorted(
+            (_distance(box, known[0]), identity, index)
+            for index, box in enumerate(boxes)
+            for identity, known in self.known.items()
+        )
+        identities = {}
+        for distance, identity, index in pairs:
+            if distance < 1 and index not in identities and identity not in identities.values():
+                identities[index] = identity
+        faces = []
+        for index, (box, now) in enumerate(zip(boxes, probabilities, strict=True)):
+            if index in identities:
+                identity = identities[index]
+                _, before, seen_s = self.known[identity]
+                if self.time_constant > 0:
+                    weight = math.exp(-(time_s - seen_s) / self.time_constant)
+                    now = weight * before + (1 - weight) * now
+            else:
+                identity, self.count = self.count, self.count + 1
+            self.known[identity] = (box, now, time_s)
+            faces.append(Face(identity, tuple(int(side) for side in box), now))
+        return faces
+
+
+def _distance(box, other):
+    """Between the centres of two boxes, in widths of the larger, plus how unlike their sizes are."""
+    (x, y, w, h), (u, v, s, t) = box, other
+    return math.hypot(x + w / 2 - u - s / 2, y + h / 2 - v - t / 2) / max(w, s) + abs(math.log(w / s))
+
+
+# ---------------------------------------------------------------------------------------------------- picture
+def draw(image, faces, emotions, rate=None):
+    """Boxes, labels and, for the largest face, a bar per emotion.
+
+    Args:
+        image: uint8 (h, w, 3), BGR.
+        faces: list of `Face`.
+        emotions: labels in the order of their probabilities.
+        rate: frames per second to show, or None.
+
+    Returns:
+        A new picture of the same size.
+    """
+    image = image.copy()
+    height, width = image.shape[:2]
+    unit = max(0.4, min(height / 480, width / 640))  # 1 at 640x480
+    for face in faces:
+        x, y, w, h = face.box
+        best = int(np.argmax(face.probabilities))
+        colour = PALETTE[best % len(PALETTE)]
+        cv2.rectangle(image, (x, y), (x + w, y + h), colour, max(1, round(2 * unit)), cv2.LINE_AA)
+        label = f"{emotions[best]} {face.probabilities[best]:.0%}"
+        _, line = _text_size(label, unit)
+        _tag(image, label, (x, y - line if y >= line else y + h), colour, unit)
+    if faces and min(height, width) >= 160:
+        largest = max(faces, key=lambda face: face.box[2] * face.box[3])
+        _bars(image, largest, [face.box for face in faces], emotions, unit)
+    if rate:
+        label = f"{rate:.0f} fps"
+        (w, h) = _text_size(label, 0.8 * unit)
+        _tag(image, label, (width - w, height - h), BLACK, 0.8 * unit)
+    return image
+
+
+def _bars(image, face, boxes, emotions, unit):
+    """A panel with the probabilities of a face, in the corner that hides least of the faces."""
+    height, width = image.shape[:2]
+    text = 0.8 * unit
+    widest, line = np.max([_text_size(emotion, text) for emotion in emotions], axis=0)
+    bar, margin = round(90 * unit), round(8 * unit)
+    w, h = widest + bar + _text_size("100%", text)[0] + 2 * margin, line * len(emotions) + margin
+    corners = [
+        (margin, margin),
+        (width - w - margin, margin),
+        (margin, height - h - margin),
+        (width - w - margin, height - h - margin),
+    ]
+    left, top = min(corners, key=lambda corner: sum(_overlap((*corner, w, h), box) for box in boxes))
+    left, top = max(0, left), max(0, top)
+    panel = image[top : top + h, left : left + w]
+    panel[:] = panel // 3
+    for i, (emotion, probability) in enumerate(zip(emotions, face.probabilities, strict=True)):
+        y = top + margin // 2 + i * line
+        x = left + margin + widest
+        _write(image, emotion, (left + margin // 2, y), WHITE, text)
+        cv2.rectangle(image, (x, y + line // 4), (x + bar, y + line - line // 4), (90, 90, 90), -1)
+        end = x + round(bar * float(probability))
+        cv2.rectangle(image, (x, y + line // 4), (end, y + line - line // 4), PALETTE[i % len(PALETTE)], -1)
+        _write(image, f"{probability:.0%}", (x + bar + margin // 2, y), WHITE, text)
+
+
+def _overlap(box, other):
+    """Area that two boxes share, in pixels."""
+    (x, y, w, h), (u, v, s, t) = box, other
+    return max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
+
+
+def _text_size(text, unit):
+    """(width, height) in pixels of a line of text with its margins."""
+    (w, h), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit, max(1, round(1.4 * unit)))
+    return round(w + 8 * unit), round(h + baseline + 6 * unit)
+
+
+def _write(image, text, corner, colour, unit):
+    """A line of text with its margins below and right of a corner."""
+    w, h = _text_size(text, unit)
+    at = (round(corner[0] + 4 * unit), round(corner[1] + 0.72 * h))
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit, colour, max(1, round(1.4 * unit)), cv2.LINE_AA)
+
+
+def _tag(image, text, corner, colour, unit):
+    """A line of text on a filled box, kept inside the picture."""
+    w, h = _text_size(text, unit)
+    x = max(0, min(corner[0], image.shape[1] - w))
+    y = max(0, min(corner[1], image.shape[0] - h))
+    cv2.rectangle(image, (x, y), (x + w, y + h), colour, -1)
+    bright = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 120
+    _write(image, text, (x, y), BLACK if bright else WHITE, unit)
+
+
+def has_display():
+    """Whether a window can be opened; asked first, since OpenCV ends the process when it can't reach a display."""
+    if re.search(r"GUI:\s*NONE", cv2.getBuildInformation()):  # opencv-python-headless
+        return False
+    if not sys.platform.startswith("linux") or os.environ.get("WAYLAND_DISPLAY"):
+        return True
+    host, _, number = os.environ.get("DISPLAY", "").rpartition(":")
+    number = number.split(".")[0]
+    if not number.isdecimal():
+        return False
+    if host in ("", "unix"):
+        addresses = [(socket.AF_UNIX, f"{prefix}/tmp/.X11-unix/X{number}") for prefix in ("", "\0")]
+    else:
+        addresses = [(socket.AF_INET, (host, 6000 + int(number)))]
+    for family, address in addresses:
+        with socket.socket(family, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.settimeout(1)
+            probe.connect(address)
+            return True
+    return False
+
+
+class Window:
+    """The window on the screen; q, Esc or its close button end it."""
+
+    def __enter__(self):
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        self.sized = False
+        return self
+
+    def __exit__(self, *error):
+        cv2.destroyAllWindows()
+
+    def show(self, image, due):
+        """Show a picture until the monotonic time `due`, at least for a moment; False once the user has ended it."""
+        if not self.sized:
+            scale = min(1.0, 1280 / image.shape[1], 800 / image.shape[0])
+            cv2.resizeWindow(TITLE, round(image.shape[1] * scale), round(image.shape[0] * scale))
+            self.sized = True
+        cv2.imshow(TITLE, image)
+        while True:
+            wait_s = min(0.05, due - time.monotonic())
+            if cv2.waitKey(max(1, round(wait_s * 1000))) & 0xFF in (ord("q"), 27):
+                return False
+            if cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
+                return False
+            if time.monotonic() >= due:
+                return True
+
+
+# ---------------------------------------------------------------------------------------------------- records
+def default_outputs(frames):
+    """Where the annotated picture and the CSV go when nobody said: (output/NAME.mp4, .png or folder, output/NAME.csv)."""
+    folder = ROOT / "output"
+    kind = ("" if frames.folder else ".png") if frames.still else ".mp4"
+    return folder / f"{frames.name}{kind}", folder / f"{frames.name}.csv"
+
+
+@contextlib.contextmanager
+def csv_recorder(path, emotions):
+    """Gives a function that writes a row per face of a frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["frame", "time_s", "face", "x", "y", "width", "height", "emotion", *emotions])
+
+        def record(frame, annotated, faces):
+            for face in faces:
+                emotion = emotions[int(np.argmax(face.probabilities))]
+                shares = (f"{probability:.4f}" for probability in face.probabilities)
+                table.writerow([frame.number, f"{frame.time_s:.3f}", face.identity, *face.box, emotion, *shares])
+
+        yield record
+
+
+@contextlib.contextmanager
+def video_recorder(path, fps):
+    """Gives a function that appends the annotated frame to a video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        writer = cv2.VideoWriter()
+        size = None  # (width, height) of the first frame
+
+        def record(frame, annotated, faces):
+            nonlocal size
+            if size is None:
+                size = annotated.shape[1::-1]
+                codec = cv2.VideoWriter_fourcc(*VIDEO_CODECS[path.suffix.lower()])
+                if not writer.open(str(partial), codec, fps, size):
+                    raise OSError(f"{path} can't be written as a video of {size[0]}x{size[1]} pixels; try .avi")
+            writer.write(annotated if annotated.shape[1::-1] == size else cv2.resize(annotated, size))
+
+        try:
+            yield record
+        finally:
+            writer.release()
+        written = cv2.VideoCapture(str(partial))  # the writer itself keeps quiet about a full disk
+        readable = written.read()[0]
+        written.release()
+        if not readable:
+            raise OSError(f"{path} can't be written: is the disk full?")
+
+
+@contextlib.contextmanager
+def image_recorder(path, folder=False):
+    """Gives a function that writes each annotated image: to the path, or under its own name into a folder."""
+    (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+
+    def record(frame, annotated, faces):
+        target = path / frame.name if folder else path
+        content = cv2.imencode(target.suffix, annotated)[1]
+        with replacing(target) as partial:
+            partial.write_bytes(content.tobytes())
+
+    yield record
+
+
+def recorder(path, frames):
+    """The recorder for what --output names: a video, an image, or a folder for a folder of images.
+
+    Raises:
+        ValueError: the ending fits no such file, or the source itself would be overwritten.
+    """
+    suffix = path.suffix.lower()
+    if frames.path and path.resolve() == Path(frames.path).resolve():
+        raise ValueError(f"--output would overwrite the source {frames.path}; give another name")
+    if frames.still and frames.folder:
+        if suffix in VIDEO_CODECS or suffix in IMAGE_SUFFIXES:
+            raise ValueError(
+                f"a folder of images is written to a folder, a name without an ending; found --output {path}"
+            )
+        return image_recorder(path, folder=True)
+    endings = IMAGE_SUFFIXES if frames.still else VIDEO_CODECS
+    if suffix not in endings:
+        kind = "an image" if frames.still else "a video"
+        raise ValueError(f"{kind} is written as {', '.join(endings)}; found --output {path}")
+    return image_recorder(path) if frames.still else video_recorder(path, frames.fps)
+
+
+class Summary:
+    """What was seen: frames, their rate, and the share of each emotion."""
+
+    def __init__(self, emotions):
+        self.emotions, self.seen, self.rate = emotions, Counter(), None
+        self.frames, self.recent = FPS().start(), FPS().start()
+
+    def add(self, faces):
+        """Count a frame and its faces; `rate`, in frames per second, is renewed every second."""
+        self.seen.update(self.emotions[int(np.argmax(face.probabilities))] for face in faces)
+        for counter in (self.frames, self.recent):
+            counter.update()
+            counter.stop()
+        if self.recent.elapsed() >= 1:
+            self.rate, self.recent = self.recent.fps(), FPS().start()
+
+    def __str__(self):
+        if not self.frames._numFrames:
+            return "no frames"
+        faces = self.seen.total()
+        shares = ", ".join(f"{emotion} {count / faces:.0%}" for emotion, count in self.seen.most_common())
+        return (
+            f"{self.frames._numFrames} frames in {self.frames.elapsed():.1f} s ({self.frames.fps():.0f} per second), "
+            f"{faces} faces{': ' if shares else ''}{shares}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

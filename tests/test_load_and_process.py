@@ -1,0 +1,729 @@
+"""Tests of load_and_process: every form FER2013 comes in, the ways it comes broken, the cache, the pixels."""
+
+import errno
+import gzip
+import io
+import lzma
+import os
+import subprocess
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import load_and_process as lp
+from load_and_process import EMOTIONS, SPLITS, Split, load_fer2013_data, preprocess_images, resize_face
+
+SIZE = (2, 2)
+HEADER = "emotion,pixels,Usage"
+ROWS = ["3,0 7 42 255,PrivateTest", "0,9 10 99 100,Training", "6,1 2 3 4,PublicTest", "1,200 30 4 0,Training"]
+EXPECTED = {
+    "Training": ([[9, 10, 99, 100], [200, 30, 4, 0]], [0, 1]),
+    "PublicTest": ([[1, 2, 3, 4]], [6]),
+    "PrivateTest": ([[0, 7, 42, 255]], [3]),
+}
+CSV = "\n".join([HEADER, *ROWS, ""])
+SWAPPED = "\n".join(
+    ["emotion, Usage, pixels", *(",".join(row.split(",")[i] for i in (0, 2, 1)) for row in ROWS)]
+)
+
+
+def zipped(**files: str) -> bytes:
+    """Return a zip of files given as NAME=text, `__` in NAME standing for a dot."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name.replace("__", "."), text)
+    return content.getvalue()
+
+
+def write_csv(folder: Path, rows: list[str] = ROWS, header: str = HEADER) -> Path:
+    path = folder / "fer2013.csv"
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image)
+    return path
+
+
+def grey(value: int, side: int = 2) -> np.ndarray:
+    return np.full((side, side), value, np.uint8)
+
+
+def assert_expected(splits: dict[str, Split]) -> None:
+    assert list(splits) == list(EXPECTED)
+    for name, (pixels, emotions) in EXPECTED.items():
+        faces = splits[name].faces
+        assert (faces.dtype, splits[name].emotions.dtype) == (np.uint8, np.int64)
+        assert faces.shape == (len(emotions), *SIZE, 1)
+        assert faces.reshape(len(emotions), -1).tolist() == pixels
+        assert splits[name].emotions.tolist() == emotions
+
+
+def assert_same(splits: dict[str, Split], others: dict[str, Split]) -> None:
+    assert list(splits) == list(others)
+    for name in splits:
+        np.testing.assert_array_equal(splits[name].faces, others[name].faces)
+        np.testing.assert_array_equal(splits[name].emotions, others[name].emotions)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# CSV
+
+QUOTED = "\n".join('"' + line.replace(",", '","') + '"' for line in CSV.splitlines())
+INDEXED = "\n".join(
+    f"{'' if number < 0 else number},{line}" for number, line in enumerate(CSV.splitlines(), -1)
+)
+FORMS = {
+    "fer2013.csv": CSV.encode(),
+    "crlf.csv": CSV.replace("\n", "\r\n").encode(),
+    "bom.csv": b"\xef\xbb\xbf" + CSV.encode(),
+    "no_last_newline.csv": CSV.rstrip().encode(),
+    "blank_lines.csv": CSV.replace("\n", "\n\n").encode(),
+    "quoted.csv": QUOTED.encode(),
+    "index_column.csv": INDEXED.encode(),
+    "icml_face_data.csv": SWAPPED.encode(),
+    "fer2013.csv.gz": gzip.compress(CSV.encode()),
+    "fer2013.csv.xz": lzma.compress(CSV.encode()),
+    "FER2013.CSV.ZIP": zipped(fer2013__csv=CSV),
+    "archive.zip": zipped(train__csv="emotion,pixels", icml_face_data__csv=SWAPPED, fer2013__bib="@"),
+    "gzip_without_its_suffix.csv": gzip.compress(CSV.encode()),
+    "unpacked_by_the_browser.csv.gz": CSV.encode(),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_reads_every_form_of_the_csv(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(FORMS[name])
+    assert_expected(load_fer2013_data(path, SIZE))
+    assert_expected(load_fer2013_data(str(path), SIZE))  # this time from the cache
+
+
+def test_parses_the_same_pixels_as_int(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3 * lp.ROWS_PER_BATCH - 1, 48 * 48))
+    rows = [f"{i % 7},{' '.join(map(str, row))},{SPLITS[i % 2]}" for i, row in enumerate(pixels)]
+    splits = load_fer2013_data(write_csv(tmp_path, rows))
+    expected = np.array([[int(word) for word in row.split(",")[1].split()] for row in rows]).reshape(
+        -1, 48, 48, 1
+    )
+    np.testing.assert_array_equal(splits["Training"].faces, expected[0::2])
+    np.testing.assert_array_equal(splits["PublicTest"].faces, expected[1::2])
+    assert splits["PublicTest"].emotions.tolist() == [i % 7 for i in range(1, len(rows), 2)]
+
+
+def test_resizes_faces_of_another_size(tmp_path):
+    path = write_csv(tmp_path, [f"4,{' '.join(str(4 * v) for v in range(16))},Training"])
+    faces = load_fer2013_data(path, (2, 2))["Training"].faces
+    assert faces.reshape(-1).tolist() == [
+        10,
+        18,
+        42,
+        50,
+    ]  # means of 2 x 2 pixels, (0 + 4 + 16 + 20) / 4 first
+
+
+BAD_ROWS = {
+    "too few pixels": ("0,1 2 3,Training", "line 6: all rows must have the pixels of one square.*found 3:"),
+    "too many pixels": (
+        "0,1 2 3 4 5,Training",
+        "line 6: all rows must have the pixels of one square.*found 5:",
+    ),
+    "no pixels": ("0,,Training", "line 6: all rows must have the pixels of one square.*found 0:"),
+    "not a number": ("0,1 2 x 4,Training", "line 6: pixels must be whole numbers.*found 'x' as number 3:"),
+    "a fraction": ("0,1 2 3.5 4,Training", "line 6: pixels must be whole numbers.*found '3.5' as number 3:"),
+    "negative": ("0,1 2 3 -4,Training", "line 6: pixels must be whole numbers.*found '-4' as number 4:"),
+    "256": ("0,256 2 3 4,Training", "line 6: pixels must be whole numbers.*found '256' as number 1:"),
+    "1234": ("0,1 1234 3 4,Training", "line 6: pixels must be whole numbers.*found '1234' as number 2:"),
+    "emotion 7": ("7,1 2 3 4,Training", "line 6: emotion must be 0 to 6; found '7':"),
+    "emotion by name": ("happy,1 2 3 4,Training", "line 6: emotion must be 0 to 6; found 'happy':"),
+    "unknown Usage": ("0,1 2 3 4,Test", "line 6: Usage must be one of Training.*found 'Test':"),
+    "too few columns": ("0,1 2 3", "line 6: a row must have 3 columns; found 2:"),
+    "too many columns": ("0,1 2 3 4,Training,", "line 6: a row must have 3 columns; found 4:"),
+}
+
+
+def assert_refused(path: Path, message: str, size: tuple[int, int] = SIZE) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_fer2013_data(path, size)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not list((path if path.is_dir() else path.parent).glob("*.npz"))
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_refuses_a_bad_row(tmp_path, row, message):
+    assert_refused(write_csv(tmp_path, [*ROWS, row, ROWS[0]]), message)
+
+
+def test_refuses_a_first_row_that_is_no_square(tmp_path):
+    assert_refused(write_csv(tmp_path, ["0,1 2 3,Training", *ROWS]), "line 2: all rows .* square.*found 3:")
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.8])
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, lzma.compress, lambda text: zipped(fer2013__csv=text.decode())]
+)
+def test_refuses_a_truncated_archive(tmp_path, pack, cut):
+    rng = np.random.default_rng(0)
+    rows = [f"0,{' '.join(map(str, rng.integers(0, 256, 2304)))},Training" for _ in range(20)]
+    content = pack("\n".join([HEADER, *rows]).encode())
+    path = tmp_path / "fer2013.csv.gz"
+    path.write_bytes(content[: int(len(content) * cut)])
+    assert_refused(path, "must be whole; found damage")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 301072766\n"
+BAD_FILES = {
+    "empty": ("a.csv", b"", "found an empty file"),
+    "only a header": ("a.csv", b"emotion,pixels,Usage\n", "found only its header"),
+    "Git LFS pointer": ("a.csv", LFS, "Git LFS pointer: run `git lfs pull`"),
+    "Git LFS pointer to a gzip": ("a.csv.gz", LFS, "Git LFS pointer: run `git lfs pull`"),
+    "log-in page": ("a.csv", b"\n<!DOCTYPE html>\n<html>", "found a web page: log in"),
+    "missing column": (
+        "a.csv",
+        b"emotion,pixels\n0,1",
+        "line 1: the columns must be .* found 'emotion,pixels",
+    ),
+    "something else": ("a.csv", bytes(range(128, 256)), "line 1: the columns must be emotion, pixels, Usage"),
+    "zip without a CSV": ("a.zip", zipped(train__txt="x"), "a zip must hold .* found none: unpack it"),
+    "zip with two CSVs": ("a.zip", zipped(a__csv="x", b__csv="y"), "a zip must hold .* found 2: unpack it"),
+    "wrong suffix": ("a.tar", b"x", "must be a folder or end in .csv, .* found .tar: unpack it"),
+    "no suffix": ("a", b"x", "must be a folder or end in .csv, .* found no suffix: unpack it"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_refuses_what_is_not_the_csv(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    assert_refused(tmp_path / name, message)
+
+
+def test_says_how_to_get_a_missing_data_set(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_fer2013_data(tmp_path / "fer2013.csv")
+    for part in (str(tmp_path), "msambare/fer2013", "icml_face_data.csv", "login", "--dataset drawn"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(0, 48), (48, -1)])
+def test_refuses_an_impossible_image_size(tmp_path, size):
+    with pytest.raises(ValueError, match="image_size must be 1 pixel or more"):
+        load_fer2013_data(write_csv(tmp_path), size)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Where the data set lies
+
+
+@pytest.mark.parametrize(
+    "name", ["fer2013.csv.gz", "icml_face_data.csv", "fer2013/fer2013.csv", "faces/train"]
+)
+def test_a_missing_default_stands_for_its_folder(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(lp, "dataset", tmp_path / "fer2013.csv")
+    (tmp_path / "README.md").write_text("How to get it.")
+    found = tmp_path / name
+    found.parent.mkdir(exist_ok=True)
+    if name == "faces/train":
+        found.mkdir()
+        found = found.parent
+    else:
+        found.write_bytes(FORMS[Path(name).name])
+    assert lp.find_source(lp.dataset) == found
+    assert lp.find_source(tmp_path) == found
+
+
+def test_another_missing_file_does_not_stand_for_its_folder(tmp_path):
+    write_csv(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        lp.find_source(tmp_path / "other.csv")
+
+
+def test_a_folder_without_or_with_several_data_sets_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="must hold fer2013.csv or train/EMOTION/.*; found no such folders"):
+        lp.find_source(tmp_path)
+    for name in ("a/train", "b/train"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match="found 2 such folders inside: name the one"):
+        lp.find_source(tmp_path)
+
+
+def test_drawn_faces_come_from_drawn_faces(monkeypatch):
+    def draw_dataset(image_size, seed):
+        assert (image_size, seed) == ((24, 32), 0)
+        return {"Training": (np.zeros((1, 24, 32, 1), np.uint8), np.array([5]))}
+
+    monkeypatch.setitem(sys.modules, "drawn_faces", types.SimpleNamespace(draw_dataset=draw_dataset))
+    splits = load_fer2013_data("drawn", (24, 32))
+    assert list(splits) == ["Training"]
+    assert splits["Training"].faces.shape == (1, 24, 32, 1)
+    assert splits["Training"].emotions.tolist() == [5]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Folders of images
+
+
+def test_reads_folders_in_the_spellings_in_use(tmp_path):
+    names = ["Anger", "disgusted", "FEARFUL", "joy", "sadness", "surprised", "neutral", "scared", "happiness"]
+    for value, name in enumerate(names):
+        write_image(tmp_path / "train" / name / "a.png", grey(value))
+    write_image(tmp_path / "Validation" / "sad" / "a.PNG", grey(100))
+    write_image(tmp_path / "test" / "angry" / "a.png", grey(200))
+    write_image(tmp_path / "test" / ".ipynb_checkpoints" / "a.png", grey(201))
+    write_image(tmp_path / "samples" / "angry" / "a.png", grey(202))
+    (tmp_path / "test" / "angry" / "Thumbs.db").write_bytes(b"x")
+    splits = load_fer2013_data(tmp_path, SIZE)
+    assert list(splits) == list(SPLITS)
+    found = dict(zip(splits["Training"].faces[:, 0, 0, 0].tolist(), splits["Training"].emotions, strict=True))
+    assert [found[value] for value in range(len(names))] == [0, 1, 2, 3, 4, 5, 6, 2, 3]
+    assert splits["PublicTest"].faces[:, 0, 0, 0].tolist() == [100]
+    assert splits["PrivateTest"].faces[:, 0, 0, 0].tolist() == [200]
+
+
+@pytest.mark.parametrize("suffix", lp.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reads_every_kind_of_image(tmp_path, suffix, channels):
+    write_image(tmp_path / "train" / "happy" / f"a{suffix}", np.full((60, 40, channels), 128, np.uint8))
+    faces = load_fer2013_data(tmp_path)["Training"].faces
+    assert faces.shape == (1, 48, 48, 1)
+    assert np.abs(faces.astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (np.full((2, 2, 4), (0, 0, 200, 0), np.uint8), 60),  # 0.299 * 200, whatever the alpha
+        (np.full((2, 2), 0x8040, np.uint16), 0x80),
+    ],
+    ids=["alpha", "16 bits"],
+)
+def test_reads_png_with_alpha_and_16_bits(tmp_path, image, expected):
+    write_image(tmp_path / "train" / "happy" / "a.png", image)
+    assert (load_fer2013_data(tmp_path, SIZE)["Training"].faces == expected).all()
+
+
+def test_a_folder_and_a_frame_give_the_same_pixels(tmp_path):
+    crop = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    write_image(tmp_path / "train" / "fear" / "a.png", crop)
+    faces = load_fer2013_data(tmp_path)["Training"].faces
+    np.testing.assert_array_equal(faces[0], resize_face(crop, (48, 48)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("happy/broken.jpg", b"not an image", "an image must be readable; found 12 other bytes: replace it"),
+        ("happy/empty.png", b"", "an image must be readable; found 0 other bytes: replace it"),
+        ("contempt/a.png", b"", "must be named after one of angry.*found 'contempt': rename it"),
+        ("sad/notes.txt", b"none yet", "an emotion's folder must hold images .*found none: fill it"),
+    ],
+)
+def test_refuses_a_bad_folder(tmp_path, name, content, message):
+    write_image(tmp_path / "train" / "angry" / "a.png", grey(1))
+    path = tmp_path / "train" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_fer2013_data(tmp_path, SIZE)
+    assert "\n" not in str(caught.value)
+    assert str(path if name.startswith("happy") else path.parent) in str(caught.value)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_refuses_a_folder_without_images(tmp_path):
+    (tmp_path / "train").mkdir()
+    assert_refused(tmp_path, "must hold train/EMOTION/.*; found no image")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Cache
+
+
+@pytest.fixture(params=["csv", "folder"])
+def source(request, tmp_path):
+    if request.param == "csv":
+        return write_csv(tmp_path)
+    for name in ("train/angry/a.png", "train/sad/a.png", "test/sad/a.png"):
+        write_image(tmp_path / name, grey(len(name)))
+    return tmp_path
+
+
+def count_reads(monkeypatch) -> list:
+    """Return a list that grows with every reading of a source."""
+    reads = []
+    for name in ("_read_csv", "_read_images"):
+        reader = getattr(lp, name)
+        monkeypatch.setattr(lp, name, lambda *args, reader=reader: reads.append(args) or reader(*args))
+    return reads
+
+
+def cache_of(source: Path) -> Path:
+    (cache,) = (source if source.is_dir() else source.parent).glob("*.cache.npz")
+    return cache
+
+
+def test_the_second_load_takes_the_cache(source, monkeypatch):
+    reads = count_reads(monkeypatch)
+    first = load_fer2013_data(source, SIZE)
+    assert_same(load_fer2013_data(source, SIZE), first)
+    assert len(reads) == 1
+
+
+def test_another_image_size_rebuilds_the_cache(source, monkeypatch):
+    reads = count_reads(monkeypatch)
+    for size in ((2, 2), (4, 2), (2, 4)):
+        assert load_fer2013_data(source, size)["Training"].faces.shape[1:] == (*size, 1)
+    assert len(reads) == 3
+
+
+def test_a_changed_source_rebuilds_the_cache(source, monkeypatch):
+    reads = count_reads(monkeypatch)
+    load_fer2013_data(source, SIZE)
+    if source.is_dir():
+        write_image(source / "train/angry/b.png", grey(77))
+    else:
+        write_csv(source.parent, [*ROWS, "2,77 77 77 77,Training"])
+    assert 77 in load_fer2013_data(source, SIZE)["Training"].faces
+    file = source / "train/angry/b.png" if source.is_dir() else source
+    os.utime(file, ns=(0, 1))  # the same size, another time
+    load_fer2013_data(source, SIZE)
+    assert len(reads) == 3
+
+
+def test_a_newer_version_rebuilds_the_cache(source, monkeypatch):
+    reads = count_reads(monkeypatch)
+    load_fer2013_data(source, SIZE)
+    monkeypatch.setattr(lp, "CACHE_VERSION", lp.CACHE_VERSION + 1)
+    load_fer2013_data(source, SIZE)
+    assert len(reads) == 2
+
+
+def test_a_damaged_cache_is_rebuilt_in_silence(source, monkeypatch, capsys):
+    first = load_fer2013_data(source, SIZE)
+    cache = cache_of(source)
+    content = cache.read_bytes()
+    pixels = content.index(first["Training"].faces[0].tobytes())
+    flipped = content[:pixels] + bytes([content[pixels] ^ 1]) + content[pixels + 1 :]
+    reads = count_reads(monkeypatch)
+    damages = [flipped, content[: len(content) // 2], b"", b"something else", b"PK\x03\x04" + bytes(100)]
+    for damaged in damages:
+        cache.write_bytes(damaged)
+        assert_same(load_fer2013_data(source, SIZE), first)
+        assert cache.read_bytes() != damaged
+    assert len(reads) == len(damages)
+    assert capsys.readouterr().err == ""
+
+
+def test_every_flipped_byte_of_a_cache_is_noticed_or_harmless(tmp_path):
+    path = write_csv(tmp_path)
+    first = load_fer2013_data(path, SIZE)
+    cache = cache_of(path)
+    content = cache.read_bytes()
+    for place in range(0, len(content), 7):
+        cache.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        assert_same(load_fer2013_data(path, SIZE), first)
+
+
+def test_a_foreign_or_pickled_cache_is_rebuilt(source):
+    first = load_fer2013_data(source, SIZE)
+    cache = cache_of(source)
+    with np.load(cache) as arrays:
+        key = arrays["key"]
+    for arrays in (
+        {"other": np.zeros(1)},
+        {"key": np.array([key.item()], object)},
+        {"key": np.array("other")},
+    ):
+        np.savez(cache, **arrays)
+        assert_same(load_fer2013_data(source, SIZE), first)
+
+
+def refuse_replace(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def refuse_savez(*_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "refuse"), [(os, "replace", refuse_replace), (np, "savez", refuse_savez)]
+)
+def test_a_cache_that_cannot_be_written_is_one_notice(source, monkeypatch, capsys, owner, name, refuse):
+    monkeypatch.setattr(owner, name, refuse)
+    assert "Training" in load_fer2013_data(source, SIZE)
+    notice = capsys.readouterr().err
+    assert notice.startswith("notice: no cache written") and notice.count("\n") == 1
+    assert not list((source if source.is_dir() else source.parent).glob("*.npz"))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Pixels
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "uint64", "float16", "float32", "float64"])
+def test_preprocess_images_by_hand(dtype):
+    scaled = preprocess_images(np.array([[0, 51], [204, 255]], dtype))
+    assert (scaled.dtype, scaled.shape) == (np.float32, (2, 2))
+    np.testing.assert_array_equal(scaled, np.float32([[-1, -0.6], [0.6, 1]]).round(7))
+
+
+def test_preprocess_images_gives_an_image_the_same_whatever_the_batch():
+    images = np.random.default_rng(0).integers(0, 256, (37, 48, 48, 1), np.uint8)
+    batch = preprocess_images(images)
+    for image, scaled in zip(images, batch, strict=True):
+        assert preprocess_images(image[np.newaxis]).tobytes() == scaled.tobytes()
+        assert preprocess_images(image.astype(np.float64)).tobytes() == scaled.tobytes()
+
+
+def test_preprocess_images_leaves_its_input_alone():
+    images = np.full((1, 2, 2, 1), 255, np.float32)
+    preprocess_images(images)
+    assert (images == 255).all()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 2, 2, 1), np.float32),
+        np.ones((2, 2), np.uint8),
+        np.empty((0, 48, 48, 1), np.float32),
+        [[0, 255]],
+    ],
+    ids=["all black", "almost black", "none", "a list"],
+)
+def test_preprocess_images_takes(images):
+    assert preprocess_images(images).shape == np.shape(images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.array([0, 256]), r"in \[0, 255\]; found int64 in \[0, 256\]: pass pixels as they were read"),
+        (np.array([-1, 5]), r"found int64 in \[-1, 5\]"),
+        (np.array([-1.0, 1.0]), r"found float64 in \[-1, 1\].*not yet normalised"),
+        (np.array([0.0, 1.0], np.float32), r"found float32 in \[0, 1\].*not yet normalised"),
+        (np.array([0.25, 0.5]), r"found float64 in \[0.25, 0.5\].*not yet normalised"),
+        (np.array([np.nan, 5]), r"found float64 in \[nan, nan\]"),
+        (np.array([np.inf, 5]), r"found float64 in \[5, inf\]"),
+        (np.array([True, False]), "found bool: convert them to uint8"),
+        (np.array([None, 3]), "found object: convert them to uint8"),
+        (np.array(["3"]), "found <U1: convert them to uint8"),
+        (np.array([3 + 0j]), "found complex128: convert them to uint8"),
+    ],
+)
+def test_preprocess_images_refuses(images, message):
+    with pytest.raises(ValueError, match=message):
+        preprocess_images(images)
+
+
+def test_resize_face_by_hand():
+    image = np.array([[0, 10, 100, 100], [20, 30, 100, 100], [1, 1, 7, 9], [1, 1, 9, 7]], np.uint8)
+    assert resize_face(image, (2, 2))[..., 0].tolist() == [[15, 100], [1, 8]]  # means of 2 x 2 pixels
+    assert resize_face(image, (2, 4))[..., 0].tolist()[1] == [1, 1, 8, 8]  # height comes first
+    np.testing.assert_array_equal(resize_face(image, (4, 4))[..., 0], image)
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [
+        ((255, 0, 0), 29),
+        ((0, 255, 0), 150),
+        ((0, 0, 255), 76),
+        ((7, 7, 7), 7),
+        ((0, 0, 255, 9), 76),
+        ((7,), 7),
+    ],
+)
+def test_resize_face_turns_bgr_into_grey(colour, expected):
+    image = np.full((3, 3, len(colour)), colour, np.uint8)  # 0.114 blue + 0.587 green + 0.299 red
+    assert (resize_face(image, (3, 3)) == expected).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 20), (48, 20), (20, 90), (300, 200, 3)])
+def test_resize_face_gives_the_size_asked_for(shape):
+    face = resize_face(np.full(shape, 90, np.uint8), (48, 40))
+    assert (face.dtype, face.shape) == (np.uint8, (48, 40, 1))
+    assert (face == 90).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint16),
+        np.zeros((4, 4), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+    ids=lambda image: f"{image.dtype}{image.shape}",
+)
+def test_resize_face_refuses(image):
+    with pytest.raises(ValueError, match="a face must be uint8 of shape .*; found .*: convert it to 8 bits"):
+        resize_face(image)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Splits and duplicates
+
+
+def test_stratified_split_holds_out_the_fraction_of_every_emotion():
+    emotions = np.repeat([0, 1, 3, 6], [100, 50, 10, 1])
+    kept, held_out = lp.stratified_split(emotions, 0.2, seed=3)
+    assert sorted([*kept, *held_out]) == list(range(len(emotions)))
+    assert np.bincount(emotions[held_out], minlength=7).tolist() == [20, 10, 0, 2, 0, 0, 0]
+    assert (np.diff(kept) > 0).all() and (np.diff(held_out) > 0).all()
+
+
+def test_stratified_split_follows_its_seed():
+    emotions = np.arange(700) % 7
+    splits = [lp.stratified_split(emotions, 0.1, seed)[1].tolist() for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_stratified_split_keeps_one_of_each():
+    kept, _ = lp.stratified_split(np.array([2, 2, 5]), 0.99, seed=0)
+    assert np.array([2, 2, 5])[kept].tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_stratified_split_refuses(fraction):
+    with pytest.raises(ValueError, match="must be between 0 and 1; found"):
+        lp.stratified_split(np.zeros(5, int), fraction, seed=0)
+
+
+def test_duplicates():
+    def split(*values):
+        return Split(np.stack([grey(value)[..., np.newaxis] for value in values]), np.zeros(len(values), int))
+
+    splits = {"Training": split(1, 2, 1, 1, 3), "PublicTest": split(4, 3, 3), "PrivateTest": split(3, 5, 1)}
+    first, second, third = (split.faces for split in splits.values())
+    assert lp.find_duplicates(first).tolist() == [False, False, True, True, False]
+    assert lp.find_duplicates(second, first).tolist() == [False, True, True]
+    assert lp.find_duplicates(third, second).tolist() == [True, False, False]
+    assert lp.count_duplicates(splits) == {
+        ("Training", "Training"): 2,
+        ("Training", "PublicTest"): 2,
+        ("Training", "PrivateTest"): 2,
+        ("PublicTest", "PublicTest"): 1,
+        ("PublicTest", "PrivateTest"): 1,
+        ("PrivateTest", "PrivateTest"): 0,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Script
+
+SCRIPT = Path(lp.__file__)
+
+
+def run(*args: str | Path, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, **kwargs)
+
+
+def test_main_prints_a_table_and_draws_a_picture(tmp_path, capsys):
+    rows = [*ROWS, "1,200 30 4 0,Training", "2,9 10 99 100,PublicTest"]
+    assert lp.exit_status(lp.main, ["--dataset", str(write_csv(tmp_path, rows))]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == [*SPLITS, "all"]
+    assert lines[1:8] == [
+        ["angry", "1", "0", "0", "1"],
+        ["disgust", "2", "0", "0", "2"],
+        ["fear", "0", "1", "0", "1"],
+        ["happy", "0", "0", "1", "1"],
+        ["sad", "0", "0", "0", "0"],
+        ["surprise", "0", "0", "0", "0"],
+        ["neutral", "0", "1", "0", "1"],
+    ]
+    assert ["all", "3", "2", "1", "6"] in lines
+    assert ["repeated", "within", "1", "0", "0"] in lines
+    assert ["also", "in", "Training", "1", "0"] in lines
+    assert ["also", "in", "PublicTest", "0"] in lines
+    picture = cv2.imread(str(tmp_path / "overview.png"))
+    assert min(picture.shape[:2]) > 400
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_main_takes_a_folder_and_names_absent_splits(tmp_path):
+    write_image(tmp_path / "train" / "happy" / "a.png", grey(5))
+    done = run(SCRIPT, "--dataset", tmp_path.name, cwd=tmp_path.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "absent: PublicTest, PrivateTest" in done.stdout
+    assert (tmp_path / "overview.png").is_file()
+
+
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"")
+    done = run(SCRIPT, "--dataset", tmp_path / "a.csv")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert run(SCRIPT, "--datasets", "drawn").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("wrong"), 2),
+        (FileNotFoundError(errno.ENOENT, "wrong"), 2),
+        (PermissionError(errno.EACCES, "wrong"), 2),
+        (IsADirectoryError(errno.EISDIR, "wrong"), 2),
+        (OSError(errno.ENOSPC, "wrong"), 1),
+    ],
+)
+def test_exit_status_of_an_error(capsys, error, status):
+    def main(argv):
+        raise error
+
+    assert lp.exit_status(main) == status
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "wrong" in message
+
+
+def test_exit_status_of_ctrl_c(capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    assert lp.exit_status(main) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_exit_status_is_that_of_main_and_bugs_keep_their_traceback():
+    assert lp.exit_status(len, ["a", "b", "c"]) == 3
+    with pytest.raises(ZeroDivisionError):
+        lp.exit_status(lambda argv: 1 // 0)
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    code = (
+        "import sys, load_and_process as lp; sys.exit(lp.exit_status(lambda argv: print('x' * 10**6) or 0))"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=SCRIPT.parent
+    ) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 1
+
+
+def test_importing_is_light():
+    code = "import sys, load_and_process; print(*sys.modules)"
+    modules = set(run("-c", code, cwd=SCRIPT.parent).stdout.split())
+    assert "numpy" in modules
+    assert not modules & {"tensorflow", "keras", "pandas", "matplotlib", "tqdm", "drawn_faces"}
+
+
+def test_emotions_are_fer2013s_labels_in_order():
+    assert EMOTIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    assert tuple(lp.EMOTION_FOLDERS) == EMOTIONS
+    assert tuple(lp.SPLIT_FOLDERS) == SPLITS

@@ -1,0 +1,554 @@
+"""Train one of the five networks on FER2013, on your own faces, or on drawn ones.
+
+    python train_emotion_classifier.py                                    # mini_XCEPTION on fer2013/fer2013.csv
+    python train_emotion_classifier.py --dataset drawn                    # a first try without data, about a minute
+    python train_emotion_classifier.py --network big_XCEPTION --epochs 60
+    python train_emotion_classifier.py --resume                           # go on after Ctrl-C or a power cut
+
+Writes to --output-dir, each file whole or not at all:
+    NETWORK.EPOCH-VALACC.hdf5   the best checkpoint so far, labels and input size inside
+    NETWORK.settings.json       the settings of the run
+    NETWORK.log.csv  NETWORK.curve.png   loss, accuracy and learning rate per epoch
+    NETWORK.resume.npz          everything --resume needs to go on from the last finished epoch
+
+Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notices drown everything else
+
+import cv2
+import keras
+import numpy as np
+
+from load_and_process import (
+    EMOTIONS,
+    dataset,
+    exit_status,
+    image_size,
+    load_fer2013_data,
+    preprocess_images,
+    stratified_split,
+)
+from models.checkpoint import load_checkpoint, replacing, save_checkpoint
+from models.cnn import NETWORKS
+
+# ------------------------------------------------------------------------------------------------------------
+# fmt: off
+# Settings.  Edit here, or pass the flag of the same name (see --help).
+
+# data: `dataset` (path) and `image_size` (height, width in pixels) are set in load_and_process.py
+validation_fraction = 0.1      # part of Training held out where the data has no PublicTest
+# network
+network = "mini_XCEPTION"      # simple_CNN, simpler_CNN, tiny_XCEPTION, mini_XCEPTION, big_XCEPTION
+l2_regularization = 0.0        # penalty on convolution kernels; weight_decay does this work with AdamW
+# optimisation
+epochs = 120                   # passes over Training
+epochs_drawn = 40              # the same for --dataset drawn
+batch_size = 128               # faces per step
+learning_rate = 3e-3           # at its peak
+schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
+warmup_epochs = 2              # linear rise to the peak
+plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
+early_stopping_patience = 40   # epochs without a higher val_accuracy before the run ends
+weight_decay = 0.01            # decoupled (AdamW), on kernels only
+label_smoothing = 0.1          # share of each label spread over all emotions
+average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
+# augmentation, drawn anew for each face in each epoch
+flip = True                    # mirror half of the faces
+rotation = 10.0                # up to +- degrees
+zoom = 0.10                    # up to +- share of the size
+shift = 0.06                   # up to +- share of the width and height
+contrast = 0.20                # up to +- share
+brightness = 0.10              # up to +- of the [-1, 1] range
+erasing = 0.10                 # share of faces that lose one random rectangle
+# machine
+precision = "auto"             # float32, mixed_bfloat16, or auto: see `choose_precision`
+seed = 0                       # of initial weights, order and augmentation
+output_dir = Path(__file__).resolve().parent / "models"
+tensorboard = False            # also write TensorBoard event files (needs: pip install tensorboard)
+# fmt: on
+# ------------------------------------------------------------------------------------------------------------
+
+SCHEDULES = ("cosine", "plateau")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+
+
+def parse_args(argv=None):
+    """Read the command line; the settings above are the defaults."""
+    parser = argparse.ArgumentParser(
+        description="Train an emotion network.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--network", default=network, choices=NETWORKS, help="which network")
+    add(
+        "--dataset",
+        default=dataset,
+        help="fer2013.csv (or .gz, .zip, .xz), a folder train/EMOTION/*, or: drawn",
+    )
+    add("--image-size", type=int, nargs=2, default=image_size, metavar=("HEIGHT", "WIDTH"), help="pixels")
+    add(
+        "--epochs",
+        type=_number(int, 1),
+        help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})",
+    )
+    add("--batch-size", type=_number(int, 1), default=batch_size, help="faces per step")
+    add("--learning-rate", type=_number(float, 1e-8), default=learning_rate, help="at its peak")
+    add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
+    add("--weight-decay", type=_number(float, 0), default=weight_decay, help="AdamW's, on kernels only")
+    add(
+        "--label-smoothing",
+        type=_number(float, 0, 1),
+        default=label_smoothing,
+        help="share of each label spread over all emotions",
+    )
+    add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
+    add(
+        "--precision",
+        default=precision,
+        choices=PRECISIONS,
+        help="of the arithmetic; checkpoints are float32",
+    )
+    add("--seed", type=int, default=seed, help="of initial weights, order and augmentation")
+    add("--output-dir", type=Path, default=output_dir, help="where everything is written")
+    add("--resume", action="store_true", help="go on from the last finished epoch in --output-dir")
+    add("--tensorboard", action="store_true", default=tensorboard, help="also write TensorBoard event files")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.epochs is None:
+        args.epochs = epochs_drawn if str(args.dataset) == "drawn" else epochs
+    args.precision = choose_precision(args.precision)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    run_file = {
+        name: args.output_dir / f"{args.network}.{name}"
+        for name in ("settings.json", "log.csv", "curve.png", "resume.npz")
+    }
+    saved = read_saved_run(args, run_file["resume.npz"]) if args.resume else None
+
+    keras.utils.set_random_seed(args.seed)
+    input_shape = (*args.image_size, 1)
+    model = build_network(args.network, input_shape, args.precision)
+    data = load_fer2013_data(args.dataset, tuple(args.image_size))
+    train, validation, validated_on = training_and_validation(data, args.seed)
+    settings = resolved_settings(args)
+    print(json.dumps(settings, indent=2))
+    with replacing(run_file["settings.json"]) as partial:
+        partial.write_text(json.dumps(settings, indent=2) + "\n")
+    print(
+        f"{len(train.faces)} faces to train on, {len(validation.faces)} to validate on ({validated_on})",
+        flush=True,
+    )
+
+    batches = AugmentedFaces(train.faces, train.emotions, args.batch_size, args.seed)
+    model.compile(
+        optimizer=make_optimizer(args, steps_per_epoch=len(batches)),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
+        metrics=["accuracy"],
+    )
+    best = BestCheckpoint(
+        build_network(args.network, input_shape, "float32"),
+        preprocess_images(validation.faces),
+        validation.emotions,
+        args.output_dir,
+    )
+    reducers = (
+        []
+        if args.schedule == "cosine"
+        else [keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=plateau_patience)]
+    )
+    stopping = keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="max", patience=args.early_stopping_patience)
+    record = RunRecord(best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved)
+    boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
+    batches.epoch = record.epochs_done
+    if saved:
+        print(
+            f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}",
+            flush=True,
+        )
+    try:
+        if record.epochs_done < args.epochs and not record.stopped_early(args.early_stopping_patience):
+            # Ours come first: they put the validation figures into the logs that the others read.
+            model.fit(
+                batches,
+                initial_epoch=record.epochs_done,
+                epochs=args.epochs,
+                verbose=1 if sys.stdout.isatty() else 2,
+                callbacks=[best, *reducers, stopping, *boards, record],
+            )
+    finally:
+        if record.rows:
+            draw_learning_curve(record.rows, run_file["curve.png"], f"{args.network}, validated on {validated_on}")
+
+    print(f"best checkpoint: {best.path}")
+    trained, _ = load_checkpoint(best.path)
+    report = {validated_on: validation}
+    if "PrivateTest" in data:
+        report["PrivateTest"] = data["PrivateTest"]
+    for split, (faces, emotions) in report.items():
+        print(f"{split}: {accuracy(trained, faces, emotions):.2%} of {len(faces)} faces named right")
+    print(f"try it live: python real_time_emotion_recognition.py --model {best.path}")
+    return 0
+
+
+def choose_precision(wanted):
+    """Resolve "auto": mixed_bfloat16 where TensorFlow runs on a processor that multiplies bfloat16, else float32.
+
+    Such a processor lists `avx512_bf16` or `amx_bf16` among its flags in Linux's /proc/cpuinfo; there it doubles the
+    speed of training.  Accelerators, other systems and the JAX backend stay at float32 unless asked.
+    """
+    if wanted != "auto":
+        return wanted
+    if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
+        return "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "float32"
+    return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def training_and_validation(data, seed):
+    """(Training, validation, name of the validation split): PublicTest, or a stratified part of Training."""
+    if "Training" not in data:
+        raise ValueError(f"training needs a Training split; the data set has {', '.join(data) or 'no images'}")
+    train = data["Training"]
+    if "PublicTest" in data:
+        return train, data["PublicTest"], "PublicTest"
+    kept, held_out = stratified_split(train.emotions, validation_fraction, seed)
+    if not len(held_out):
+        raise ValueError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
+    return (
+        *(type(train)(train.faces[i], train.emotions[i]) for i in (kept, held_out)),
+        "a tenth of Training",
+    )
+
+
+def build_network(name, input_shape, dtype_policy):
+    """One of the five, its layers computing under the given precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype_policy)
+    try:
+        return NETWORKS[name](input_shape, len(EMOTIONS), l2_regularization)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def make_optimizer(args, steps_per_epoch):
+    """AdamW with the chosen schedule and a moving average of the weights."""
+    rate = args.learning_rate
+    if args.schedule == "cosine":
+        warmup = min(warmup_epochs, args.epochs // 5) * steps_per_epoch
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=rate / 100 if warmup else rate,
+            warmup_target=rate if warmup else None,
+            warmup_steps=warmup,
+            decay_steps=max(1, args.epochs * steps_per_epoch - warmup),
+        )
+    optimizer = keras.optimizers.AdamW(
+        rate,
+        weight_decay=args.weight_decay,
+        use_ema=average_epochs > 0,
+        ema_momentum=math.exp(-1 / (average_epochs * steps_per_epoch)) if average_epochs > 0 else 0.0,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+class AugmentedFaces(keras.utils.PyDataset):
+    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with one-hot emotions (b, 7).
+
+    Order and augmentation follow from (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
+    The last faces of an epoch that fill no batch wait for another epoch's order.
+    """
+
+    def __init__(self, faces, emotions, batch_size, seed):
+        super().__init__(workers=1, max_queue_size=8)  # one thread prepares while the step runs
+        self.faces, self.emotions, self.seed = faces, emotions, seed
+        self.batch_size = min(batch_size, len(faces))
+        self.epoch, self._order = 0, (None, None)
+
+    def __len__(self):
+        return len(self.faces) // self.batch_size
+
+    def __getitem__(self, batch):
+        if self._order[0] != self.epoch:
+            self._order = (
+                self.epoch,
+                np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces)),
+            )
+        chosen = self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
+        rng = np.random.default_rng((self.seed, self.epoch, batch))
+        return augment(self.faces[chosen], rng), np.eye(len(EMOTIONS), dtype=np.float32)[self.emotions[chosen]]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+def augment(faces, rng):
+    """Flip, rotate, zoom, shift, change contrast and brightness, erase, by the settings above.
+
+    Args:
+        faces: uint8 (n, h, w, c).
+        rng: `numpy.random.Generator`.
+
+    Returns:
+        float32 (n, h, w, c) in [-1, 1].
+    """
+    n, height, width, channels = faces.shape
+    angle = np.deg2rad(rng.uniform(-rotation, rotation, n))
+    scale = 1 + rng.uniform(-zoom, zoom, n)
+    mirror = np.where(rng.random(n) < 0.5 * flip, -1, 1)
+    moved = rng.uniform(-shift, shift, (n, 2)) * (width, height)
+    # (n, 2, 3): where in the source each pixel of the result comes from, about the centre of the face
+    source = np.empty((n, 2, 3))
+    source[:, 0, 0], source[:, 0, 1] = np.cos(angle) * scale * mirror, -np.sin(angle) * scale
+    source[:, 1, 0], source[:, 1, 1] = np.sin(angle) * scale * mirror, np.cos(angle) * scale
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    source[:, :, 2] = centre + moved - source[:, :, :2] @ centre
+
+    warped = np.empty_like(faces)
+    for face, matrix, result in zip(faces, source, warped, strict=True):
+        result[:] = cv2.warpAffine(
+            face,
+            matrix,
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        ).reshape(height, width, channels)
+    images = preprocess_images(warped)
+    images *= rng.uniform(1 - contrast, 1 + contrast, (n, 1, 1, 1)).astype(np.float32)
+    images += rng.uniform(-brightness, brightness, (n, 1, 1, 1)).astype(np.float32)
+    np.clip(images, -1, 1, out=images)
+
+    for i in np.flatnonzero(rng.random(n) < erasing):
+        h, w = (rng.uniform(0.15, 0.4, 2) * (height, width)).astype(int)
+        y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+        images[i, y : y + h, x : x + w] = rng.uniform(-1, 1)
+    return images
+
+
+class BestCheckpoint(keras.callbacks.Callback):
+    """Validate each epoch's averaged weights in float32 and keep the best as `.hdf5`: what is validated is what is saved.
+
+    Puts val_loss and val_accuracy into the logs, so it stands before the callbacks that read them.
+    """
+
+    def __init__(self, validated, faces, emotions, output_dir):
+        super().__init__()
+        self.validated, self.faces, self.emotions, self.output_dir = validated, faces, emotions, output_dir
+        self.path, self.accuracy, self.superseded = None, -1.0, None
+        validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+
+    def on_epoch_end(self, epoch, logs):
+        self.validated.set_weights(averaged_weights(self.model))
+        result = self.validated.evaluate(self.faces, self.emotions, batch_size=256, verbose=0, return_dict=True)
+        logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
+        if result["accuracy"] > self.accuracy:
+            self.superseded, self.accuracy = self.path, result["accuracy"]
+            self.path = self.output_dir / f"{self.model.name}.{epoch + 1:03d}-{self.accuracy:.4f}.hdf5"
+            save_checkpoint(self.validated, self.path, EMOTIONS)
+
+    def forget_superseded(self):
+        """Delete the checkpoint that a better one has replaced, once nothing refers to it any more."""
+        if self.superseded and self.superseded != self.path:
+            self.superseded.unlink(missing_ok=True)
+        self.superseded = None
+
+
+def averaged_weights(model):
+    """The model's weights with their moving average in place of the last step's, where the optimizer keeps one."""
+    weights = model.get_weights()
+    if not model.optimizer.use_ema:
+        return weights
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    averaged = model.get_weights()
+    model.set_weights(weights)
+    return averaged
+
+
+class RunRecord(keras.callbacks.Callback):
+    """The log of a run, and all it takes to go on with it; stands last among the callbacks.
+
+    Restoring replays the logged epochs to the callbacks that count them, then puts back weights, optimizer and
+    random states, so that a resumed run continues as an unbroken one.
+    """
+
+    def __init__(self, best, counting, settings, state_path, log_path, saved=None):
+        super().__init__()
+        self.best, self.counting, self.settings = best, counting, settings
+        self.state_path, self.log_path, self.saved = state_path, log_path, saved
+        self.rows = []
+        if saved:
+            self.rows = saved["rows"]
+            best.path = Path(saved["best_path"]) if saved["best_path"] else None
+            best.accuracy = saved["best_accuracy"]
+
+    @property
+    def epochs_done(self):
+        return len(self.rows)
+
+    def stopped_early(self, patience):
+        """Whether the logged epochs already end the run."""
+        accuracies = [row["val_accuracy"] for row in self.rows]
+        return bool(accuracies) and len(accuracies) - 1 - int(np.argmax(accuracies)) >= patience
+
+    def _variables(self):
+        seeds = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
+        return [*self.model.weights, *seeds, *self.model.optimizer.variables]
+
+    def on_train_begin(self, logs=None):
+        if self.saved:
+            for callback in self.counting:
+                for epoch, row in enumerate(self.rows):
+                    callback.on_epoch_end(epoch, dict(row))
+            self.model.optimizer.build(self.model.trainable_variables)
+            for variable, value in zip(self._variables(), self.saved["variables"], strict=True):
+                variable.assign(value)
+            self.saved = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs):
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.rows.append(
+            {
+                "epoch": epoch + 1,
+                **{name: float(value) for name, value in logs.items()},
+                "learning_rate": rate,
+                "seconds": round(time.monotonic() - self._started, 2),
+            }
+        )
+        description = json.dumps(
+            {
+                "settings": self.settings,
+                "rows": self.rows,
+                "best_path": str(self.best.path),
+                "best_accuracy": self.best.accuracy,
+            }
+        )
+        values = {f"variable_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
+        with replacing(self.state_path) as partial, open(partial, "wb") as file:
+            np.savez(file, description=np.array(description), **values)
+        with replacing(self.log_path) as partial, open(partial, "w", newline="") as file:
+            table = csv.DictWriter(file, self.rows[0], extrasaction="ignore")
+            table.writeheader()
+            table.writerows(self.rows)
+        self.best.forget_superseded()
+
+
+def read_saved_run(args, path):
+    """What `RunRecord` wrote, or None where the folder holds no run at all; ValueError where it is not this network's."""
+    if not path.is_file():
+        others = sorted(other.name.removesuffix(".resume.npz") for other in args.output_dir.glob("*.resume.npz"))
+        if others:
+            raise ValueError(
+                f"--resume goes on with a run of {args.network}; {args.output_dir} holds one of {', '.join(others)}: "
+                f"pass --network {others[0]}, another --output-dir, or leave --resume out"
+            )
+        print(f"no finished epoch of {args.network} in {args.output_dir} to go on from: starting at the first")
+        return None
+    try:
+        with np.load(path) as file:
+            saved = json.loads(str(file["description"]))
+            saved["variables"] = [file[f"variable_{i}"] for i in range(len(file.files) - 1)]
+    except Exception as error:  # a damaged archive fails in many ways: zip, NumPy's header, JSON
+        raise ValueError(f"{path} is damaged ({error}); leave --resume out to start at the first epoch") from error
+    before, now = saved["settings"], resolved_settings(args)
+    for name in ("network", "image_size", "batch_size", "schedule"):
+        if before[name] != now[name]:
+            raise ValueError(
+                f"--resume keeps {name}: the run in {args.output_dir} has {before[name]}, found {now[name]}; "
+                "pass the same, or leave --resume out"
+            )
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            print(f"note: {name} was {before[name]}, goes on with {now[name]}")
+    return saved
+
+
+def resolved_settings(args):
+    """Every setting of a run as JSON-ready values: the flags, then what only the block above sets."""
+    names = (
+        "validation_fraction",
+        "l2_regularization",
+        "warmup_epochs",
+        "plateau_patience",
+        "average_epochs",
+        "flip",
+        "rotation",
+        "zoom",
+        "shift",
+        "contrast",
+        "brightness",
+        "erasing",
+    )
+    flags = {name: value for name, value in vars(args).items() if name != "resume"}
+    flags |= {
+        "image_size": list(args.image_size),
+        "dataset": str(args.dataset),
+        "output_dir": str(args.output_dir),
+    }
+    versions = {"keras": keras.__version__, "backend": keras.backend.backend()}
+    return flags | {name: globals()[name] for name in names} | versions
+
+
+def tensorboard_callback(folder):
+    """Keras's TensorBoard callback, or one line on what it lacks."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
+    return keras.callbacks.TensorBoard(folder)
+
+
+def accuracy(model, faces, emotions):
+    """Share of faces, uint8 (n, h, w, c), whose most probable emotion is the labelled one."""
+    probabilities = model.predict(preprocess_images(faces), batch_size=256, verbose=0)
+    return float(np.mean(probabilities.argmax(axis=1) == emotions))
+
+
+def draw_learning_curve(rows, path, title):
+    """Accuracy and loss per epoch, of Training (augmented faces) and validation, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    epoch = [row["epoch"] for row in rows]
+    for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        axes.plot(epoch, [row[name] for row in rows], color="#0072B2", label="training, augmented")
+        axes.plot(epoch, [row[f"val_{name}"] for row in rows], color="#D55E00", label="validation")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def _number(kind, low, below=math.inf):
+    """An argparse type: a number of that kind with low <= value < below."""
+
+    def convert(text):
+        value = kind(text)
+        if not low <= value < below:
+            limits = f"at least {low}" if below == math.inf else f"from {low} to below {below}"
+            raise argparse.ArgumentTypeError(f"must be {limits}; found {text}")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
