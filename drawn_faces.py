@@ -1,11 +1,12 @@
 """Draw faces with any of the seven expressions: frames where there is no camera, and a small data set.
 
-    python drawn_faces.py                       # a contact sheet of the expressions: drawn_faces.png
+    python drawn_faces.py                       # a contact sheet: output/drawn_faces.png
     python drawn_faces.py --output sheet.png
 
 It is a drawing made with numpy and OpenCV, not a photograph: it shows that the programs work, and it is no
 evidence of how accurately they read people. The Haar cascade finds the drawn face, and networks
-trained on photographs name the expressions of the default identity; `SHAPES` was tuned for both.
+trained on photographs name the expressions of the default identity, disgust least surely; `SHAPES` was
+tuned for both.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from load_and_process import EMOTIONS
+from load_and_process import EMOTIONS, exit_status, replacing
 
 # Face units: the origin is the bridge of the nose, x to the right, y downwards; the head is 2.6 wide.
 BOX_SIDE = 3.18  # side of the Haar cascade's box around a neutral face
@@ -98,6 +99,12 @@ SHAPES = {
 # fmt: on
 
 
+SKIN_TONES_AT = (0.0, 0.2, 0.45, 0.7, 1.0)  # shares of the random people that are darker
+SKIN_TONES = ((46, 60, 90), (62, 88, 132), (98, 134, 184), (150, 182, 224), (188, 208, 236))
+HAIR_COLOURS = ((24, 24, 28), (38, 46, 62), (52, 78, 112), (84, 138, 180), (44, 72, 140), (150, 152, 156))
+IRIS_COLOURS = ((30, 44, 66), (52, 66, 84), (122, 104, 78), (84, 112, 96), (150, 124, 96))
+
+
 @dataclass(frozen=True)
 class Identity:
     """Who is drawn. Colours are BGR from 0 to 255, proportions are relative to the default face."""
@@ -141,9 +148,7 @@ class Identity:
 
         return cls(
             skin=_colour(skin * rng.uniform(0.95, 1.05, 3)),
-            hair=_colour(
-                np.array(HAIR_COLOURS[rng.integers(2 if is_dark else len(HAIR_COLOURS))]) * around(1.0, 0.15)
-            ),
+            hair=_colour(np.array(HAIR_COLOURS[rng.integers(2 if is_dark else len(HAIR_COLOURS))]) * around(1.0, 0.15)),
             iris=IRIS_COLOURS[rng.integers(2 if is_dark else len(IRIS_COLOURS))],
             shirt=_colour(rng.uniform(30, 210, 3)),
             face_width=around(1.0, 0.06),
@@ -164,10 +169,6 @@ class Identity:
 
 
 DEFAULT_IDENTITY = Identity()
-SKIN_TONES_AT = (0.0, 0.2, 0.45, 0.7, 1.0)
-SKIN_TONES = ((46, 60, 90), (62, 88, 132), (98, 134, 184), (150, 182, 224), (188, 208, 236))
-HAIR_COLOURS = ((24, 24, 28), (38, 46, 62), (52, 78, 112), (84, 138, 180), (44, 72, 140), (150, 152, 156))
-IRIS_COLOURS = ((30, 44, 66), (52, 66, 84), (122, 104, 78), (84, 112, 96), (150, 124, 96))
 
 
 def _colour(values: np.ndarray) -> Colour:
@@ -325,9 +326,7 @@ def _draw_bust(canvas, identity, colours):
         canvas.fill(_oval(0, -0.42, 1.50 + volume, 1.66 + volume), colours.hair, blur=0.05)
     if identity.hair_length:
         fall = 0.4 + 2.0 * identity.hair_length
-        side = _curve(
-            (1.42 + volume, -0.6), (1.55 + volume, 0.3), (1.6 + volume, fall - 0.5), (1.3 + volume, fall)
-        )
+        side = _curve((1.42 + volume, -0.6), (1.55 + volume, 0.3), (1.6 + volume, fall - 0.5), (1.3 + volume, fall))
         canvas.fill(_band(side, side * (-1, 1)), colours.hair, blur=0.08)
     shoulder = np.array([(0.7, 2.15), (2.2, 2.5), (2.6, 2.75), (2.75, 3.9)])
     canvas.fill(_band(shoulder, shoulder * (-1, 1)), identity.shirt, blur=0.06)
@@ -418,9 +417,7 @@ def _draw_eyes(canvas, shape, identity, colours):
     canvas.both(_oval(eye_x, look, 0.06 * size, 0.06 * size), PUPIL, blur=0.008, clip=hole)
     # The one thing that is not mirrored: the light glints on the same side of both eyes.
     for side, opening in ((1, hole), (-1, canvas.mirrored(hole))):
-        canvas.fill(
-            _oval(side * eye_x - 0.04, look - 0.045, 0.026, 0.026), GLINT, 0.9, blur=0.006, clip=opening
-        )
+        canvas.fill(_oval(side * eye_x - 0.04, look - 0.045, 0.026, 0.026), GLINT, 0.9, blur=0.006, clip=opening)
     canvas.both(upper + (0, 0.015), DARK, 0.45, blur=0.02, width=0.06, clip=hole)
     canvas.both(upper, LASHES, 0.95, width=0.045)
     canvas.both(lower, colours.shade, 0.8, width=0.022)
@@ -442,9 +439,7 @@ def _draw_brows(canvas, shape, identity, colours):
 
 _ACROSS = np.linspace(-1, 1, 41)
 _FULLNESS = 1 - np.abs(_ACROSS) ** 2.4
-_CUPID = (
-    1 - 0.25 * np.exp(-((_ACROSS / 0.12) ** 2)) + 0.15 * np.exp(-(((np.abs(_ACROSS) - 0.25) / 0.15) ** 2))
-)
+_CUPID = 1 - 0.25 * np.exp(-((_ACROSS / 0.12) ** 2)) + 0.15 * np.exp(-(((np.abs(_ACROSS) - 0.25) / 0.15) ** 2))
 
 
 def _draw_mouth(canvas, shape, identity, colours):
@@ -681,8 +676,7 @@ class DrawnFaceCapture:
             )
         if not order or not identities:
             raise ValueError(
-                "order and identities must not be empty;"
-                f" got {len(order)} expressions and {len(identities)} identities"
+                f"order and identities must not be empty; got {len(order)} expressions and {len(identities)} identities"
             )
         for expression in order:
             expression_shape(expression)
@@ -730,7 +724,7 @@ class DrawnFaceCapture:
         """(centre, size, tilt) of one person's face; neighbours move out of step."""
         width, height = self.size
         slot, time = width / len(self.identities), time + 2.0 * index
-        size = min(0.63 * height, 0.63 * slot)
+        size = min(0.55 * height, 0.63 * slot)  # leaves room beside the face for what is written there
         x = (index + 0.5) * slot + 0.13 * size * np.sin(0.9 * time)
         y = 0.49 * height + 0.04 * size * np.sin(1.3 * time)
         return (x, y), size * (1 + 0.09 * np.sin(0.5 * time)), 0.05 * np.sin(0.7 * time)
@@ -806,9 +800,7 @@ def _draw_sample(emotion, image_size, rng):
     """uint8 (h, w): somebody's face as a detector would crop it, drawn twice as large and shrunk."""
     side = 2 * max(image_size)
     blotches = rng.uniform(20, 235) + rng.normal(0, 30, (4, 4, 3))
-    scene = cv2.resize(
-        np.clip(blotches, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC
-    )
+    scene = cv2.resize(np.clip(blotches, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
     scene = draw_face(
         {emotion: rng.uniform(0.75, 1.0)},
         Identity.random(rng),
@@ -858,21 +850,19 @@ def _write(picture, text, position):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the contact sheet; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Write a contact sheet of drawn faces (drawings, not people)."
-    )
-    picture = Path(__file__).with_name("drawn_faces.png")
+    parser = argparse.ArgumentParser(description="Write a contact sheet of drawn faces (drawings, not people).")
+    picture = Path(__file__).resolve().parent / "output" / "drawn_faces.png"
     parser.add_argument("--output", type=Path, default=picture, help="picture file (%(default)s)")
     output = parser.parse_args(argv).output
-    if not output.parent.is_dir() or not cv2.haveImageWriter(str(output)):
-        parser.error(f"--output must name a picture (.png, .jpg) in a folder that exists; got {output}")
-    rng = np.random.default_rng(1)
+    if not cv2.haveImageWriter(str(output)):
+        raise ValueError(f"--output must be a picture's name, such as faces.png; got {output}")
+    rng = np.random.default_rng(5)
     sheet = draw_contact_sheet([DEFAULT_IDENTITY, *(Identity.random(rng) for _ in range(5))])
-    if not cv2.imwrite(str(output), sheet):
-        parser.error(f"--output must be a file that can be written; could not write {output}")
+    with replacing(output) as partial:
+        cv2.imwrite(str(partial), sheet)
     print(f"wrote {output}: drawings of the seven expressions, no evidence of accuracy on people")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

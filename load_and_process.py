@@ -9,6 +9,7 @@ learning contests", https://arxiv.org/abs/1307.0414. fer2013/README.md says how 
 """
 
 import argparse
+import contextlib
 import gzip
 import hashlib
 import json
@@ -56,9 +57,7 @@ SPLIT_FOLDERS = {
 }
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.xz", ".zip")
-CSV_NAMES = [
-    f"{name}.csv{end}" for name in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")
-]
+CSV_NAMES = [f"{name}.csv{end}" for name in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")]
 HOW_TO_GET_FER2013 = """\
 FER2013 comes from Kaggle, which asks for a login; either form will do (see fer2013/README.md):
   images  kaggle datasets download msambare/fer2013 -p fer2013 --unzip
@@ -78,14 +77,11 @@ class Split(NamedTuple):
     emotions: np.ndarray
 
 
-Arrays = tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]  # indices of SPLITS (n,), emotions (n,), faces (n, h, w, 1)
+# Of all images of a source: indices of SPLITS (n,), emotions (n,), faces (n, height, width, 1).
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def load_fer2013_data(
-    dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size
-) -> dict[str, Split]:
+def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size) -> dict[str, Split]:
     """Load a data set: from its source the first time, then from a cache written beside it.
 
     Args:
@@ -151,8 +147,8 @@ def find_source(dataset_path: str | Path) -> Path:
             return found[0]
         if found or folder == path:
             raise ValueError(
-                f"{path}: a data set's folder must hold fer2013.csv or train/EMOTION/*; found "
-                f"{len(found) or 'no'} such folders inside: name the one to read"
+                f"{path}: a folder must be or hold one data set, fer2013.csv or train/EMOTION/*; found "
+                f"{len(found) or 'none'}: name the one to read"
             )
     raise FileNotFoundError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
 
@@ -329,8 +325,8 @@ def _list_images(folder: Path) -> list[tuple[int, int, Path]]:
                     f"{emotion_folder}: a folder must be named after one of {', '.join(EMOTIONS)}; found "
                     f"{emotion_folder.name!r}: rename it or move it away"
                 )
-            files = sorted(emotion_folder.iterdir())
-            paths = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+            names = [name for name in sorted(os.listdir(emotion_folder)) if not name.startswith(".")]
+            paths = [emotion_folder / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
             if not paths:
                 raise ValueError(
                     f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); "
@@ -356,9 +352,7 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
         except cv2.error:  # an empty file, or one that claims to be huge
             image = None
         if image is None:
-            raise ValueError(
-                f"{path}: an image must be readable; found {content.size} other bytes: replace it"
-            )
+            raise ValueError(f"{path}: an image must be readable; found {content.size} other bytes: replace it")
         face[...] = resize_face(image, image_size)
     return np.array(splits), np.array(emotions, np.int64), faces
 
@@ -372,7 +366,7 @@ def _cache_key(source: Path, images: list[tuple[int, int, Path]], image_size: tu
     listing = hashlib.sha256()
     for split, emotion, path in images or [("", "", source)]:
         status = path.stat()
-        listing.update(f"{split} {emotion} {path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        listing.update(f"{split} {emotion} {path.name!r} {status.st_size} {status.st_mtime_ns}\n".encode())
     return json.dumps([CACHE_VERSION, *image_size, listing.hexdigest()])
 
 
@@ -390,14 +384,9 @@ def _read_cache(cache: Path, key: str) -> Arrays | None:
 def _write_cache(cache: Path, key: str, arrays: Arrays) -> None:
     """Write the arrays whole or not at all; where that fails, say so and go on."""
     splits, emotions, faces = arrays
-    unfinished = cache.with_name(f"{os.getpid()}.{cache.name}")
     try:
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, key=np.array(key), splits=splits, emotions=emotions, faces=faces)
-            os.replace(unfinished, cache)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with replacing(cache) as partial, partial.open("wb") as file:
+            np.savez(file, key=np.array(key), splits=splits, emotions=emotions, faces=faces)
     except OSError as error:
         print(f"notice: no cache written, so the next start reads the data again ({error})", file=sys.stderr)
 
@@ -584,7 +573,38 @@ def draw_overview(splits: dict[str, Split], path: Path) -> None:
         axes.tick_params(length=0, labelsize=12)
         axes.spines[:].set_visible(False)
     figure.legend(loc="outside upper right", ncols=len(splits), frameon=False)
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; it takes the final name if the block ends well, else it is removed.
+
+    Folders on the way are made.
+
+    Raises:
+        PermissionError: at once, where `path` can't be written.
+        OSError: naming `path`, later, where the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise PermissionError(f"{path} can't be written ({error.strerror}): choose another place") from error
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(partial)):
+            raise OSError(f"{path} can't be written: {error.strerror}") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Find the faces a camera sees and name the emotion each one shows, live.
 
-    python real_time_emotion_recognition.py                                    # the camera; a drawn face if there is none
+    python real_time_emotion_recognition.py                      # the camera; a drawn face if there is none
     python real_time_emotion_recognition.py --source clip.mp4 --output annotated.mp4 --csv clip.csv
     python real_time_emotion_recognition.py --source photo.jpg --headless --output annotated.png
     python real_time_emotion_recognition.py --model models/mini_XCEPTION.hdf5 models/big_XCEPTION.hdf5
@@ -10,7 +10,6 @@ q, Esc or closing the window ends it.  Images never leave the machine, and nothi
 
 import argparse
 import contextlib
-import csv
 import math
 import os
 import re
@@ -19,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from csv import writer as csv_writer
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ import imutils
 import numpy as np
 from imutils.video import FPS
 
-from load_and_process import exit_status, preprocess_images, resize_face
-from models.checkpoint import compile_checkpoint, emotions_of, read_header, replacing
+from load_and_process import exit_status, preprocess_images, replacing, resize_face
+from models.checkpoint import compile_checkpoint, emotions_of, read_header
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -38,14 +38,14 @@ source = None                  # camera number, video, image, folder of images, 
 model = [Path(__file__).resolve().parent / "models" / "mini_XCEPTION.hdf5"]  # one checkpoint, or several to average
 cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
 output = None                  # annotated .mp4, .avi or .mkv (image: .png or .jpg; folder of images: a folder)
-csv_file = None                # a row per face per frame
+csv = None                     # a row per face per frame
 headless = False               # open no window
 # finding faces
-detection_width = 400          # pixels; wider frames are reduced to this before looking for faces
+detection_width = 320          # pixels; wider frames are reduced to this before looking for faces
 still_detection_width = 1280   # the same for images, where there is time to look for small faces
-scale_factor = 1.15            # step between the sizes looked for
-min_neighbors = 6              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
-smallest_face = 0.09           # side of the smallest face, share of the frame's shorter side
+scale_factor = 1.2             # step between the sizes looked for
+min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
+smallest_face = 0.1            # side of the smallest face, share of the frame's shorter side
 # naming emotions
 smoothing = 0.25               # time constant in seconds of each face's average over time; 0: none
 # fmt: on
@@ -56,15 +56,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 PATIENCE = 5.0  # seconds without a new frame after which a camera counts as gone
 # Okabe and Ito's colour-blind-safe palette, BGR
-PALETTE = [
-    (0, 94, 213),
-    (115, 158, 0),
-    (167, 121, 204),
-    (66, 228, 240),
-    (178, 114, 0),
-    (0, 159, 230),
-    (233, 180, 86),
-]
+PALETTE = [(0, 94, 213), (115, 158, 0), (167, 121, 204), (66, 228, 240), (178, 114, 0), (0, 159, 230), (233, 180, 86)]
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 TITLE = "Emotions (q ends)"
 
@@ -73,38 +65,23 @@ def parse_args(argv=None):
     """Read the command line; the settings above are the defaults."""
     parser = argparse.ArgumentParser(description="Name the emotion of every face, live.")
     add = parser.add_argument
-    add(
-        "--source",
-        default=source,
-        help="camera number, video, image, folder, stream URL or drawn (default: camera 0)",
-    )
-    add(
-        "--model",
-        type=Path,
-        nargs="+",
-        default=model,
-        metavar="MODEL.hdf5",
-        help="checkpoint; several are averaged",
-    )
+    add("--source", default=source, help="camera number, video, image, folder, stream URL or drawn (default: camera 0)")
+    add("--model", type=Path, nargs="+", default=model, metavar="MODEL.hdf5", help="checkpoint; several are averaged")
     add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
     add("--output", type=Path, default=output, metavar="FILE", help="write the annotated video or image")
-    add("--csv", type=Path, default=csv_file, metavar="FILE", help="write a row per face per frame")
+    add("--csv", type=Path, default=csv, metavar="FILE", help="write a row per face per frame")
     add("--headless", action="store_true", default=headless, help="open no window")
-    add(
-        "--smoothing",
-        type=float,
-        default=smoothing,
-        help="time constant in seconds, 0: none (default: %(default)s)",
-    )
+    add("--smoothing", type=float, default=smoothing, help="time constant in seconds, 0: none (default: %(default)s)")
     args = parser.parse_args(argv)
-    if not args.smoothing >= 0:
+    if not 0 <= args.smoothing < math.inf:
         parser.error(f"argument --smoothing: must be 0 or more seconds; found {args.smoothing}")
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV and FFmpeg narrate every failed attempt; ours is the one line that counts
+    # OpenCV and FFmpeg narrate every failed attempt; ours is the one line that counts
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     classify = EmotionClassifier(args.model)
     cascade_path = find_cascade(args.cascade)
@@ -243,8 +220,8 @@ class Live(_Source):
         if not self.capture.isOpened():
             self.capture.release()
             raise ValueError(
-                f"{self.label} can't be opened: check that it is connected, that no other program uses it and that this "
-                "one may (system settings, privacy, camera); other cameras have other numbers"
+                f"{self.label} can't be opened: check that it is connected, that no other program uses it and that "
+                "this one may (system settings, privacy, camera); other cameras have other numbers"
             )
         self._fresh, self._frame, self._running = threading.Condition(), None, True
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -266,8 +243,8 @@ class Live(_Source):
             with self._fresh:
                 if not self._fresh.wait_for(lambda: self._frame is not None, self.patience):
                     raise SourceLost(
-                        f"{self.label} stopped delivering after {number} frames: none came for {self.patience:g} seconds; "
-                        "check its cable or network and start again"
+                        f"{self.label} stopped delivering after {number} frames: no other came for {self.patience:g} "
+                        "seconds; check its cable or network and start again"
                     )
                 image, self._frame = self._frame, None
             yield Frame(number, time.monotonic() - started, _as_bgr(image), self.label)
@@ -302,10 +279,7 @@ class Video(_Source):
             image = self.capture.read()[1]
         if number < 0.9 * self.frame_count:  # the count in a file is an estimate
             self.broken += 1
-            print(
-                f"{self.path} ends after {number} of {self.frame_count} frames: it is damaged",
-                file=sys.stderr,
-            )
+            print(f"{self.path} ends after {number} of {self.frame_count} frames: it is damaged", file=sys.stderr)
 
     def due(self, frame):
         return self._started + (frame.number + 1) / self.fps
@@ -454,8 +428,7 @@ class EmotionClassifier:
         if not len(boxes):
             return np.empty((0, len(self.emotions)), np.float32)
         return np.mean(
-            [self._probabilities(network, crop_faces(image, boxes, size)) for size, network in self.networks],
-            axis=0,
+            [self._probabilities(network, crop_faces(image, boxes, size)) for size, network in self.networks], axis=0
         )
 
     @staticmethod
@@ -557,8 +530,7 @@ def draw(image, faces, emotions, rate=None):
         _bars(image, largest, [face.box for face in faces], emotions, unit)
     if rate:
         label = f"{rate:.0f} fps"
-        (w, h) = _text_size(label, 0.8 * unit)
-        _tag(image, label, (width - w, height - h), BLACK, 0.8 * unit)
+        _tag(image, label, (0, height), BLACK, 0.8 * unit)
     return image
 
 
@@ -569,12 +541,8 @@ def _bars(image, face, boxes, emotions, unit):
     widest, line = np.max([_text_size(emotion, text) for emotion in emotions], axis=0)
     bar, margin = round(90 * unit), round(8 * unit)
     w, h = widest + bar + _text_size("100%", text)[0] + 2 * margin, line * len(emotions) + margin
-    corners = [
-        (margin, margin),
-        (width - w - margin, margin),
-        (margin, height - h - margin),
-        (width - w - margin, height - h - margin),
-    ]
+    right, bottom = width - w - margin, height - h - margin
+    corners = [(margin, margin), (right, margin), (right, bottom)]  # the fourth shows the frame rate
     left, top = min(corners, key=lambda corner: sum(_overlap((*corner, w, h), box) for box in boxes))
     left, top = max(0, left), max(0, top)
     panel = image[top : top + h, left : left + w]
@@ -644,12 +612,13 @@ class Window:
     """The window on the screen; q, Esc or its close button end it."""
 
     def __enter__(self):
-        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self.sized = False
         return self
 
     def __exit__(self, *error):
-        cv2.destroyAllWindows()
+        with contextlib.suppress(cv2.error):
+            cv2.destroyAllWindows()
 
     def show(self, image, due):
         """Show a picture until the monotonic time `due`, at least for a moment; False once the user has ended it."""
@@ -662,7 +631,10 @@ class Window:
             wait_s = min(0.05, due - time.monotonic())
             if cv2.waitKey(max(1, round(wait_s * 1000))) & 0xFF in (ord("q"), 27):
                 return False
-            if cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
+            try:
+                if cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1:
+                    return False
+            except cv2.error:  # what some window systems answer for a closed one
                 return False
             if time.monotonic() >= due:
                 return True
@@ -670,7 +642,7 @@ class Window:
 
 # ---------------------------------------------------------------------------------------------------- records
 def default_outputs(frames):
-    """Where the annotated picture and the CSV go when nobody said: (output/NAME.mp4, .png or folder, output/NAME.csv)."""
+    """Where picture and CSV go when nobody said: output/NAME.mp4, .png or a folder, and output/NAME.csv."""
     folder = ROOT / "output"
     kind = ("" if frames.folder else ".png") if frames.still else ".mp4"
     return folder / f"{frames.name}{kind}", folder / f"{frames.name}.csv"
@@ -679,9 +651,8 @@ def default_outputs(frames):
 @contextlib.contextmanager
 def csv_recorder(path, emotions):
     """Gives a function that writes a row per face of a frame."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
+        table = csv_writer(file)
         table.writerow(["frame", "time_s", "face", "x", "y", "width", "height", "emotion", *emotions])
 
         def record(frame, annotated, faces):
@@ -696,7 +667,6 @@ def csv_recorder(path, emotions):
 @contextlib.contextmanager
 def video_recorder(path, fps):
     """Gives a function that appends the annotated frame to a video."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         writer = cv2.VideoWriter()
         size = None  # (width, height) of the first frame
@@ -724,7 +694,6 @@ def video_recorder(path, fps):
 @contextlib.contextmanager
 def image_recorder(path, folder=False):
     """Gives a function that writes each annotated image: to the path, or under its own name into a folder."""
-    (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
 
     def record(frame, annotated, faces):
         target = path / frame.name if folder else path

@@ -15,7 +15,6 @@ Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax.
 """
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -28,17 +27,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up noti
 import cv2
 import keras
 import numpy as np
+import pandas as pd
 
 from load_and_process import (
     EMOTIONS,
     dataset,
     exit_status,
+    find_duplicates,
     image_size,
     load_fer2013_data,
     preprocess_images,
+    replacing,
     stratified_split,
 )
-from models.checkpoint import load_checkpoint, replacing, save_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.cnn import NETWORKS
 
 # ------------------------------------------------------------------------------------------------------------
@@ -89,17 +91,9 @@ def parse_args(argv=None):
     )
     add = parser.add_argument
     add("--network", default=network, choices=NETWORKS, help="which network")
-    add(
-        "--dataset",
-        default=dataset,
-        help="fer2013.csv (or .gz, .zip, .xz), a folder train/EMOTION/*, or: drawn",
-    )
+    add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder train/EMOTION/*, or: drawn")
     add("--image-size", type=int, nargs=2, default=image_size, metavar=("HEIGHT", "WIDTH"), help="pixels")
-    add(
-        "--epochs",
-        type=_number(int, 1),
-        help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})",
-    )
+    add("--epochs", type=_number(int, 1), help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})")
     add("--batch-size", type=_number(int, 1), default=batch_size, help="faces per step")
     add("--learning-rate", type=_number(float, 1e-8), default=learning_rate, help="at its peak")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
@@ -111,12 +105,7 @@ def parse_args(argv=None):
         help="share of each label spread over all emotions",
     )
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
-    add(
-        "--precision",
-        default=precision,
-        choices=PRECISIONS,
-        help="of the arithmetic; checkpoints are float32",
-    )
+    add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=int, default=seed, help="of initial weights, order and augmentation")
     add("--output-dir", type=Path, default=output_dir, help="where everything is written")
     add("--resume", action="store_true", help="go on from the last finished epoch in --output-dir")
@@ -129,7 +118,6 @@ def main(argv=None):
     if args.epochs is None:
         args.epochs = epochs_drawn if str(args.dataset) == "drawn" else epochs
     args.precision = choose_precision(args.precision)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     run_file = {
         name: args.output_dir / f"{args.network}.{name}"
         for name in ("settings.json", "log.csv", "curve.png", "resume.npz")
@@ -145,10 +133,7 @@ def main(argv=None):
     print(json.dumps(settings, indent=2))
     with replacing(run_file["settings.json"]) as partial:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
-    print(
-        f"{len(train.faces)} faces to train on, {len(validation.faces)} to validate on ({validated_on})",
-        flush=True,
-    )
+    print(f"{len(train.faces)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
     batches = AugmentedFaces(train.faces, train.emotions, args.batch_size, args.seed)
     model.compile(
@@ -172,10 +157,7 @@ def main(argv=None):
     boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
     batches.epoch = record.epochs_done
     if saved:
-        print(
-            f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}",
-            flush=True,
-        )
+        print(f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}", flush=True)
     try:
         if record.epochs_done < args.epochs and not record.stopped_early(args.early_stopping_patience):
             # Ours come first: they put the validation figures into the logs that the others read.
@@ -226,12 +208,10 @@ def training_and_validation(data, seed):
     if "PublicTest" in data:
         return train, data["PublicTest"], "PublicTest"
     kept, held_out = stratified_split(train.emotions, validation_fraction, seed)
+    kept = kept[~find_duplicates(train.faces[kept], train.faces[held_out])]  # FER2013 repeats some of its images
     if not len(held_out):
         raise ValueError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
-    return (
-        *(type(train)(train.faces[i], train.emotions[i]) for i in (kept, held_out)),
-        "a tenth of Training",
-    )
+    return (*(type(train)(train.faces[i], train.emotions[i]) for i in (kept, held_out)), "a tenth of Training")
 
 
 def build_network(name, input_shape, dtype_policy):
@@ -283,10 +263,7 @@ class AugmentedFaces(keras.utils.PyDataset):
 
     def __getitem__(self, batch):
         if self._order[0] != self.epoch:
-            self._order = (
-                self.epoch,
-                np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces)),
-            )
+            self._order = (self.epoch, np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces)))
         chosen = self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
         rng = np.random.default_rng((self.seed, self.epoch, batch))
         return augment(self.faces[chosen], rng), np.eye(len(EMOTIONS), dtype=np.float32)[self.emotions[chosen]]
@@ -339,7 +316,7 @@ def augment(faces, rng):
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Validate each epoch's averaged weights in float32 and keep the best as `.hdf5`: what is validated is what is saved.
+    """Validate each epoch's averaged weights in float32 and keep the best as `.hdf5`: what is validated is saved.
 
     Puts val_loss and val_accuracy into the logs, so it stands before the callbacks that read them.
     """
@@ -441,15 +418,13 @@ class RunRecord(keras.callbacks.Callback):
         values = {f"variable_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
         with replacing(self.state_path) as partial, open(partial, "wb") as file:
             np.savez(file, description=np.array(description), **values)
-        with replacing(self.log_path) as partial, open(partial, "w", newline="") as file:
-            table = csv.DictWriter(file, self.rows[0], extrasaction="ignore")
-            table.writeheader()
-            table.writerows(self.rows)
+        with replacing(self.log_path) as partial:
+            pd.DataFrame(self.rows).to_csv(partial, index=False)
         self.best.forget_superseded()
 
 
 def read_saved_run(args, path):
-    """What `RunRecord` wrote, or None where the folder holds no run at all; ValueError where it is not this network's."""
+    """What `RunRecord` wrote, or None where the folder holds no run at all; ValueError where it is another's."""
     if not path.is_file():
         others = sorted(other.name.removesuffix(".resume.npz") for other in args.output_dir.glob("*.resume.npz"))
         if others:
@@ -495,11 +470,7 @@ def resolved_settings(args):
         "erasing",
     )
     flags = {name: value for name, value in vars(args).items() if name != "resume"}
-    flags |= {
-        "image_size": list(args.image_size),
-        "dataset": str(args.dataset),
-        "output_dir": str(args.output_dir),
-    }
+    flags |= {"image_size": list(args.image_size), "dataset": str(args.dataset), "output_dir": str(args.output_dir)}
     versions = {"keras": keras.__version__, "backend": keras.backend.backend()}
     return flags | {name: globals()[name] for name in names} | versions
 

@@ -24,33 +24,9 @@ from typing import NamedTuple
 
 import h5py
 
-from load_and_process import EMOTIONS
+from load_and_process import EMOTIONS, replacing
 
 SUFFIXES = (".hdf5", ".h5")
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A path beside `path` to write to; it takes the final name when the block ends well, and is removed otherwise.
-
-    Raises:
-        OSError: naming `path`, at once where the folder can't be written to, later where the disk is full.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        partial.touch()
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.filename in (None, str(partial)):
-            error.filename = str(path)
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 class Header(NamedTuple):
@@ -170,10 +146,8 @@ def emotions_of(header, outputs, path):
     """The labels of a network with that many outputs; FER2013's seven where the file names none."""
     emotions = header.emotions or EMOTIONS
     if len(emotions) != outputs:
-        raise ValueError(
-            f"{path} has {outputs} outputs, and {'names' if header.emotions else 'FER2013 has'} {len(emotions)} emotions: "
-            "it is not a network for them"
-        )
+        whose = "names" if header.emotions else "names no emotions, and FER2013 has"
+        raise ValueError(f"a network has one output per emotion; {path} has {outputs}, and {whose} {len(emotions)}")
     return emotions
 
 
@@ -200,11 +174,7 @@ def compile_checkpoint(path):
         if compiled.is_file():
             return compiled
     print(f"compiling {path.name} once (a few seconds) ...", file=sys.stderr, flush=True)
-    environment = os.environ | {
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "models.checkpoint", str(path.resolve()), str(cached)]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     if done.returncode:
@@ -229,7 +199,6 @@ def _compile(path, compiled):
 
     model, _ = load_checkpoint(path)
     content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    Path(compiled).parent.mkdir(parents=True, exist_ok=True)
     with replacing(compiled) as partial:
         partial.write_bytes(content)
 

@@ -27,17 +27,14 @@ EXPECTED = {
     "PrivateTest": ([[0, 7, 42, 255]], [3]),
 }
 CSV = "\n".join([HEADER, *ROWS, ""])
-SWAPPED = "\n".join(
-    ["emotion, Usage, pixels", *(",".join(row.split(",")[i] for i in (0, 2, 1)) for row in ROWS)]
-)
+SWAPPED = "\n".join(["emotion, Usage, pixels", *(",".join(row.split(",")[i] for i in (0, 2, 1)) for row in ROWS)])
 
 
-def zipped(**files: str) -> bytes:
-    """Return a zip of files given as NAME=text, `__` in NAME standing for a dot."""
+def zipped(files: dict[str, str]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
-            archive.writestr(name.replace("__", "."), text)
+            archive.writestr(name, text)
     return content.getvalue()
 
 
@@ -78,9 +75,7 @@ def assert_same(splits: dict[str, Split], others: dict[str, Split]) -> None:
 # CSV
 
 QUOTED = "\n".join('"' + line.replace(",", '","') + '"' for line in CSV.splitlines())
-INDEXED = "\n".join(
-    f"{'' if number < 0 else number},{line}" for number, line in enumerate(CSV.splitlines(), -1)
-)
+INDEXED = "\n".join(f"{'' if number < 0 else number},{line}" for number, line in enumerate(CSV.splitlines(), -1))
 FORMS = {
     "fer2013.csv": CSV.encode(),
     "crlf.csv": CSV.replace("\n", "\r\n").encode(),
@@ -92,8 +87,8 @@ FORMS = {
     "icml_face_data.csv": SWAPPED.encode(),
     "fer2013.csv.gz": gzip.compress(CSV.encode()),
     "fer2013.csv.xz": lzma.compress(CSV.encode()),
-    "FER2013.CSV.ZIP": zipped(fer2013__csv=CSV),
-    "archive.zip": zipped(train__csv="emotion,pixels", icml_face_data__csv=SWAPPED, fer2013__bib="@"),
+    "FER2013.CSV.ZIP": zipped({"faces.csv": CSV, "__MACOSX/._faces.csv": "x"}),
+    "archive.zip": zipped({"train.csv": "emotion,pixels", "icml_face_data.csv": SWAPPED, "fer2013.bib": "@"}),
     "gzip_without_its_suffix.csv": gzip.compress(CSV.encode()),
     "unpacked_by_the_browser.csv.gz": CSV.encode(),
 }
@@ -112,9 +107,7 @@ def test_parses_the_same_pixels_as_int(tmp_path):
     pixels = rng.integers(0, 256, (3 * lp.ROWS_PER_BATCH - 1, 48 * 48))
     rows = [f"{i % 7},{' '.join(map(str, row))},{SPLITS[i % 2]}" for i, row in enumerate(pixels)]
     splits = load_fer2013_data(write_csv(tmp_path, rows))
-    expected = np.array([[int(word) for word in row.split(",")[1].split()] for row in rows]).reshape(
-        -1, 48, 48, 1
-    )
+    expected = np.array([[int(word) for word in row.split(",")[1].split()] for row in rows]).reshape(-1, 48, 48, 1)
     np.testing.assert_array_equal(splits["Training"].faces, expected[0::2])
     np.testing.assert_array_equal(splits["PublicTest"].faces, expected[1::2])
     assert splits["PublicTest"].emotions.tolist() == [i % 7 for i in range(1, len(rows), 2)]
@@ -123,20 +116,12 @@ def test_parses_the_same_pixels_as_int(tmp_path):
 def test_resizes_faces_of_another_size(tmp_path):
     path = write_csv(tmp_path, [f"4,{' '.join(str(4 * v) for v in range(16))},Training"])
     faces = load_fer2013_data(path, (2, 2))["Training"].faces
-    assert faces.reshape(-1).tolist() == [
-        10,
-        18,
-        42,
-        50,
-    ]  # means of 2 x 2 pixels, (0 + 4 + 16 + 20) / 4 first
+    assert faces.reshape(-1).tolist() == [10, 18, 42, 50]  # means of 2 x 2 pixels, (0 + 4 + 16 + 20) / 4 first
 
 
 BAD_ROWS = {
     "too few pixels": ("0,1 2 3,Training", "line 6: all rows must have the pixels of one square.*found 3:"),
-    "too many pixels": (
-        "0,1 2 3 4 5,Training",
-        "line 6: all rows must have the pixels of one square.*found 5:",
-    ),
+    "too many pixels": ("0,1 2 3 4 5,Training", "line 6: all rows must have the pixels of one square.*found 5:"),
     "no pixels": ("0,,Training", "line 6: all rows must have the pixels of one square.*found 0:"),
     "not a number": ("0,1 2 x 4,Training", "line 6: pixels must be whole numbers.*found 'x' as number 3:"),
     "a fraction": ("0,1 2 3.5 4,Training", "line 6: pixels must be whole numbers.*found '3.5' as number 3:"),
@@ -168,10 +153,13 @@ def test_refuses_a_first_row_that_is_no_square(tmp_path):
     assert_refused(write_csv(tmp_path, ["0,1 2 3,Training", *ROWS]), "line 2: all rows .* square.*found 3:")
 
 
+def test_refuses_faces_of_several_sizes(tmp_path):
+    rows = ["0,1 2 3 4,Training"] * lp.ROWS_PER_BATCH + ["0,1 2 3 4 5 6 7 8 9,Training"]
+    assert_refused(write_csv(tmp_path, rows), f"line {len(rows) + 1}: all rows .* square.*found 9:")
+
+
 @pytest.mark.parametrize("cut", [0.3, 0.8])
-@pytest.mark.parametrize(
-    "pack", [gzip.compress, lzma.compress, lambda text: zipped(fer2013__csv=text.decode())]
-)
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, lambda text: zipped({"fer2013.csv": text.decode()})])
 def test_refuses_a_truncated_archive(tmp_path, pack, cut):
     rng = np.random.default_rng(0)
     rows = [f"0,{' '.join(map(str, rng.integers(0, 256, 2304)))},Training" for _ in range(20)]
@@ -188,14 +176,10 @@ BAD_FILES = {
     "Git LFS pointer": ("a.csv", LFS, "Git LFS pointer: run `git lfs pull`"),
     "Git LFS pointer to a gzip": ("a.csv.gz", LFS, "Git LFS pointer: run `git lfs pull`"),
     "log-in page": ("a.csv", b"\n<!DOCTYPE html>\n<html>", "found a web page: log in"),
-    "missing column": (
-        "a.csv",
-        b"emotion,pixels\n0,1",
-        "line 1: the columns must be .* found 'emotion,pixels",
-    ),
+    "missing column": ("a.csv", b"emotion,pixels\n0,1", "line 1: the columns must be .* found 'emotion,pixels"),
     "something else": ("a.csv", bytes(range(128, 256)), "line 1: the columns must be emotion, pixels, Usage"),
-    "zip without a CSV": ("a.zip", zipped(train__txt="x"), "a zip must hold .* found none: unpack it"),
-    "zip with two CSVs": ("a.zip", zipped(a__csv="x", b__csv="y"), "a zip must hold .* found 2: unpack it"),
+    "zip without a CSV": ("a.zip", zipped({"train.txt": "x"}), "a zip must hold .* found none: unpack it"),
+    "zip with two CSVs": ("a.zip", zipped({"a.csv": "x", "b.csv": "y"}), "a zip must hold .* found 2: unpack it"),
     "wrong suffix": ("a.tar", b"x", "must be a folder or end in .csv, .* found .tar: unpack it"),
     "no suffix": ("a", b"x", "must be a folder or end in .csv, .* found no suffix: unpack it"),
 }
@@ -224,9 +208,7 @@ def test_refuses_an_impossible_image_size(tmp_path, size):
 # Where the data set lies
 
 
-@pytest.mark.parametrize(
-    "name", ["fer2013.csv.gz", "icml_face_data.csv", "fer2013/fer2013.csv", "faces/train"]
-)
+@pytest.mark.parametrize("name", ["fer2013.csv.gz", "icml_face_data.csv", "fer2013/fer2013.csv", "faces/train"])
 def test_a_missing_default_stands_for_its_folder(tmp_path, monkeypatch, name):
     monkeypatch.setattr(lp, "dataset", tmp_path / "fer2013.csv")
     (tmp_path / "README.md").write_text("How to get it.")
@@ -248,11 +230,11 @@ def test_another_missing_file_does_not_stand_for_its_folder(tmp_path):
 
 
 def test_a_folder_without_or_with_several_data_sets_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must hold fer2013.csv or train/EMOTION/.*; found no such folders"):
+    with pytest.raises(ValueError, match="must be or hold one data set, .*; found none: name the one"):
         lp.find_source(tmp_path)
     for name in ("a/train", "b/train"):
         (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(ValueError, match="found 2 such folders inside: name the one"):
+    with pytest.raises(ValueError, match="found 2: name the one"):
         lp.find_source(tmp_path)
 
 
@@ -280,7 +262,8 @@ def test_reads_folders_in_the_spellings_in_use(tmp_path):
     write_image(tmp_path / "test" / "angry" / "a.png", grey(200))
     write_image(tmp_path / "test" / ".ipynb_checkpoints" / "a.png", grey(201))
     write_image(tmp_path / "samples" / "angry" / "a.png", grey(202))
-    (tmp_path / "test" / "angry" / "Thumbs.db").write_bytes(b"x")
+    for name in ("Thumbs.db", "._a.png"):
+        (tmp_path / "test" / "angry" / name).write_bytes(b"x")
     splits = load_fer2013_data(tmp_path, SIZE)
     assert list(splits) == list(SPLITS)
     found = dict(zip(splits["Training"].faces[:, 0, 0, 0].tolist(), splits["Training"].emotions, strict=True))
@@ -394,9 +377,13 @@ def test_a_changed_source_rebuilds_the_cache(source, monkeypatch):
         write_csv(source.parent, [*ROWS, "2,77 77 77 77,Training"])
     assert 77 in load_fer2013_data(source, SIZE)["Training"].faces
     file = source / "train/angry/b.png" if source.is_dir() else source
+    times = file.stat()
+    file.write_bytes(file.read_bytes() + b"\n")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # another size, the same time
+    load_fer2013_data(source, SIZE)
     os.utime(file, ns=(0, 1))  # the same size, another time
     load_fer2013_data(source, SIZE)
-    assert len(reads) == 3
+    assert len(reads) == 4
 
 
 def test_a_newer_version_rebuilds_the_cache(source, monkeypatch):
@@ -438,11 +425,7 @@ def test_a_foreign_or_pickled_cache_is_rebuilt(source):
     cache = cache_of(source)
     with np.load(cache) as arrays:
         key = arrays["key"]
-    for arrays in (
-        {"other": np.zeros(1)},
-        {"key": np.array([key.item()], object)},
-        {"key": np.array("other")},
-    ):
+    for arrays in ({"other": np.zeros(1)}, {"key": np.array([key.item()], object)}, {"key": np.array("other")}):
         np.savez(cache, **arrays)
         assert_same(load_fer2013_data(source, SIZE), first)
 
@@ -455,9 +438,7 @@ def refuse_savez(*_, **__):
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "refuse"), [(os, "replace", refuse_replace), (np, "savez", refuse_savez)]
-)
+@pytest.mark.parametrize(("owner", "name", "refuse"), [(os, "replace", refuse_replace), (np, "savez", refuse_savez)])
 def test_a_cache_that_cannot_be_written_is_one_notice(source, monkeypatch, capsys, owner, name, refuse):
     monkeypatch.setattr(owner, name, refuse)
     assert "Training" in load_fer2013_data(source, SIZE)
@@ -493,12 +474,7 @@ def test_preprocess_images_leaves_its_input_alone():
 
 @pytest.mark.parametrize(
     "images",
-    [
-        np.zeros((1, 2, 2, 1), np.float32),
-        np.ones((2, 2), np.uint8),
-        np.empty((0, 48, 48, 1), np.float32),
-        [[0, 255]],
-    ],
+    [np.zeros((1, 2, 2, 1), np.float32), np.ones((2, 2), np.uint8), np.empty((0, 48, 48, 1), np.float32), [[0, 255]]],
     ids=["all black", "almost black", "none", "a list"],
 )
 def test_preprocess_images_takes(images):
@@ -535,14 +511,7 @@ def test_resize_face_by_hand():
 
 @pytest.mark.parametrize(
     ("colour", "expected"),
-    [
-        ((255, 0, 0), 29),
-        ((0, 255, 0), 150),
-        ((0, 0, 255), 76),
-        ((7, 7, 7), 7),
-        ((0, 0, 255, 9), 76),
-        ((7,), 7),
-    ],
+    [((255, 0, 0), 29), ((0, 255, 0), 150), ((0, 0, 255), 76), ((7, 7, 7), 7), ((0, 0, 255, 9), 76), ((7,), 7)],
 )
 def test_resize_face_turns_bgr_into_grey(colour, expected):
     image = np.full((3, 3, len(colour)), colour, np.uint8)  # 0.114 blue + 0.587 green + 0.299 red
@@ -606,16 +575,16 @@ def test_duplicates():
     def split(*values):
         return Split(np.stack([grey(value)[..., np.newaxis] for value in values]), np.zeros(len(values), int))
 
-    splits = {"Training": split(1, 2, 1, 1, 3), "PublicTest": split(4, 3, 3), "PrivateTest": split(3, 5, 1)}
+    splits = {"Training": split(1, 2, 1, 1, 3), "PublicTest": split(4, 3, 3, 4), "PrivateTest": split(3, 5, 1)}
     first, second, third = (split.faces for split in splits.values())
     assert lp.find_duplicates(first).tolist() == [False, False, True, True, False]
-    assert lp.find_duplicates(second, first).tolist() == [False, True, True]
+    assert lp.find_duplicates(second, first).tolist() == [False, True, True, False]
     assert lp.find_duplicates(third, second).tolist() == [True, False, False]
     assert lp.count_duplicates(splits) == {
         ("Training", "Training"): 2,
         ("Training", "PublicTest"): 2,
         ("Training", "PrivateTest"): 2,
-        ("PublicTest", "PublicTest"): 1,
+        ("PublicTest", "PublicTest"): 2,
         ("PublicTest", "PrivateTest"): 1,
         ("PrivateTest", "PrivateTest"): 0,
     }
@@ -634,7 +603,8 @@ def run(*args: str | Path, **kwargs) -> subprocess.CompletedProcess:
 def test_main_prints_a_table_and_draws_a_picture(tmp_path, capsys):
     rows = [*ROWS, "1,200 30 4 0,Training", "2,9 10 99 100,PublicTest"]
     assert lp.exit_status(lp.main, ["--dataset", str(write_csv(tmp_path, rows))]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line.split() for line in printed]
     assert lines[0] == [*SPLITS, "all"]
     assert lines[1:8] == [
         ["angry", "1", "0", "0", "1"],
@@ -649,6 +619,7 @@ def test_main_prints_a_table_and_draws_a_picture(tmp_path, capsys):
     assert ["repeated", "within", "1", "0", "0"] in lines
     assert ["also", "in", "Training", "1", "0"] in lines
     assert ["also", "in", "PublicTest", "0"] in lines
+    assert len({len(line) for line in printed[9:13]} - {0}) == 1  # numbers stand below their splits
     picture = cv2.imread(str(tmp_path / "overview.png"))
     assert min(picture.shape[:2]) > 400
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
@@ -703,14 +674,13 @@ def test_exit_status_is_that_of_main_and_bugs_keep_their_traceback():
         lp.exit_status(lambda argv: 1 // 0)
 
 
-def test_a_reader_that_goes_away_is_no_traceback():
-    code = (
-        "import sys, load_and_process as lp; sys.exit(lp.exit_status(lambda argv: print('x' * 10**6) or 0))"
-    )
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=SCRIPT.parent
-    ) as child:
+@pytest.mark.parametrize("length", [1, 10**6])
+def test_a_reader_that_goes_away_is_no_traceback(length):
+    main = f"lambda argv: print('x' * {length}) or 0"
+    code = f"import sys, load_and_process as lp; sys.exit(lp.exit_status({main}))"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=SCRIPT.parent, env=buffered, **pipes) as child:
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode == 1
@@ -727,3 +697,7 @@ def test_emotions_are_fer2013s_labels_in_order():
     assert EMOTIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     assert tuple(lp.EMOTION_FOLDERS) == EMOTIONS
     assert tuple(lp.SPLIT_FOLDERS) == SPLITS
+
+
+def test_the_default_data_set_lies_beside_the_script():
+    assert lp.parse_args([]).dataset == SCRIPT.resolve().parent / "fer2013" / "fer2013.csv"
