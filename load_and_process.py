@@ -16,6 +16,7 @@ import json
 import math
 import os
 import sys
+import traceback
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -607,6 +608,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Silence what libraries' compiled parts write to standard error while they load; Python's errors still come.
+
+    TensorFlow tells of its oneDNN and missing CUDA, LiteRT of its delegate, and neither can be asked not to.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a script's `main`; a user's mistake becomes one line on standard error, a bug keeps its traceback.
 
@@ -627,6 +645,11 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
+        *_, innermost = traceback.walk_tb(error.__traceback__)
+        file = Path(innermost[0].f_code.co_filename)
+        ours = file.is_relative_to(Path(__file__).resolve().parent) and "site-packages" not in file.parts
+        if isinstance(error, ValueError) and not ours:  # a library's: what led to it is a bug, not a mistake
+            raise
         print(f"error: {error}", file=sys.stderr)
         mistakes = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
         return 2 if isinstance(error, mistakes) else 1

@@ -27,7 +27,7 @@ import imutils
 import numpy as np
 from imutils.video import FPS
 
-from load_and_process import exit_status, preprocess_images, replacing, resize_face
+from load_and_process import exit_status, preprocess_images, quiet_start, replacing, resize_face
 from models.checkpoint import compile_checkpoint, emotions_of, read_header
 
 # ------------------------------------------------------------------------------------------------------------
@@ -412,8 +412,10 @@ class EmotionClassifier:
 
         self.networks, self.emotions = [], None
         for path in paths:
-            header = read_header(path)
-            network = Interpreter(str(compile_checkpoint(path)), num_threads=1)
+            header, compiled = read_header(path), compile_checkpoint(path)
+            with quiet_start():
+                network = Interpreter(str(compiled), num_threads=1)
+                network.allocate_tensors()
             emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
             if self.emotions not in (None, emotions):
                 raise ValueError(
@@ -437,7 +439,7 @@ class EmotionClassifier:
         (given,) = network.get_input_details()
         if given["shape"][0] != len(faces):
             network.resize_tensor_input(given["index"], faces.shape)
-        network.allocate_tensors()
+            network.allocate_tensors()
         network.set_tensor(given["index"], preprocess_images(faces))
         network.invoke()
         return network.get_tensor(network.get_output_details()[0]["index"])
@@ -517,17 +519,18 @@ def draw(image, faces, emotions, rate=None):
     image = image.copy()
     height, width = image.shape[:2]
     unit = max(0.4, min(height / 480, width / 640))  # 1 at 640x480
+    line = _text_size("", unit)[1]
     for face in faces:
         x, y, w, h = face.box
         best = int(np.argmax(face.probabilities))
         colour = PALETTE[best % len(PALETTE)]
         cv2.rectangle(image, (x, y), (x + w, y + h), colour, max(1, round(2 * unit)), cv2.LINE_AA)
         label = f"{emotions[best]} {face.probabilities[best]:.0%}"
-        _, line = _text_size(label, unit)
         _tag(image, label, (x, y - line if y >= line else y + h), colour, unit)
     if faces and min(height, width) >= 160:
         largest = max(faces, key=lambda face: face.box[2] * face.box[3])
-        _bars(image, largest, [face.box for face in faces], emotions, unit)
+        labelled = [(x, y - line, w, h + line) for x, y, w, h in (face.box for face in faces)]
+        _bars(image, largest, labelled, emotions, unit)
     if rate:
         label = f"{rate:.0f} fps"
         _tag(image, label, (0, height), BLACK, 0.8 * unit)
@@ -547,6 +550,8 @@ def _bars(image, face, boxes, emotions, unit):
     left, top = max(0, left), max(0, top)
     panel = image[top : top + h, left : left + w]
     panel[:] = panel // 3
+    colour = PALETTE[int(np.argmax(face.probabilities)) % len(PALETTE)]  # whose it is: that of the face's box
+    cv2.rectangle(image, (left, top), (left + w, top + h), colour, max(1, round(unit)), cv2.LINE_AA)
     for i, (emotion, probability) in enumerate(zip(emotions, face.probabilities, strict=True)):
         y = top + margin // 2 + i * line
         x = left + margin + widest
@@ -565,7 +570,7 @@ def _overlap(box, other):
 
 def _text_size(text, unit):
     """(width, height) in pixels of a line of text with its margins."""
-    (w, h), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit, max(1, round(1.4 * unit)))
+    (w, h), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit, max(1, round(1.1 * unit)))
     return round(w + 8 * unit), round(h + baseline + 6 * unit)
 
 
@@ -573,7 +578,7 @@ def _write(image, text, corner, colour, unit):
     """A line of text with its margins below and right of a corner."""
     w, h = _text_size(text, unit)
     at = (round(corner[0] + 4 * unit), round(corner[1] + 0.72 * h))
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit, colour, max(1, round(1.4 * unit)), cv2.LINE_AA)
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit, colour, max(1, round(1.1 * unit)), cv2.LINE_AA)
 
 
 def _tag(image, text, corner, colour, unit):
@@ -730,12 +735,13 @@ class Summary:
     """What was seen: frames, their rate, and the share of each emotion."""
 
     def __init__(self, emotions):
-        self.emotions, self.seen, self.rate = emotions, Counter(), None
+        self.emotions, self.seen, self.rate, self.count = emotions, Counter(), None, 0
         self.frames, self.recent = FPS().start(), FPS().start()
 
     def add(self, faces):
         """Count a frame and its faces; `rate`, in frames per second, is renewed every second."""
         self.seen.update(self.emotions[int(np.argmax(face.probabilities))] for face in faces)
+        self.count += 1
         for counter in (self.frames, self.recent):
             counter.update()
             counter.stop()
@@ -743,12 +749,12 @@ class Summary:
             self.rate, self.recent = self.recent.fps(), FPS().start()
 
     def __str__(self):
-        if not self.frames._numFrames:
+        if not self.count:
             return "no frames"
         faces = self.seen.total()
         shares = ", ".join(f"{emotion} {count / faces:.0%}" for emotion, count in self.seen.most_common())
         return (
-            f"{self.frames._numFrames} frames in {self.frames.elapsed():.1f} s ({self.frames.fps():.0f} per second), "
+            f"{self.count} frames in {self.frames.elapsed():.1f} s ({self.frames.fps():.0f} per second), "
             f"{faces} faces{': ' if shares else ''}{shares}"
         )
 

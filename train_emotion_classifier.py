@@ -22,10 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notices drown everything else
-
 import cv2
-import keras
 import numpy as np
 import pandas as pd
 
@@ -37,9 +34,17 @@ from load_and_process import (
     image_size,
     load_fer2013_data,
     preprocess_images,
+    quiet_start,
     replacing,
     stratified_split,
 )
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+with quiet_start():
+    import keras
+
+    keras.distribution.list_devices()
+
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.cnn import NETWORKS
 
@@ -92,8 +97,13 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("--network", default=network, choices=NETWORKS, help="which network")
     add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder train/EMOTION/*, or: drawn")
-    add("--image-size", type=int, nargs=2, default=image_size, metavar=("HEIGHT", "WIDTH"), help="pixels")
-    add("--epochs", type=_number(int, 1), help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})")
+    add("--image-size", type=int, nargs=2, default=image_size, metavar=("H", "W"), help="pixels")
+    add(
+        "--epochs",
+        type=_number(int, 1),
+        default=argparse.SUPPRESS,
+        help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})",
+    )
     add("--batch-size", type=_number(int, 1), default=batch_size, help="faces per step")
     add("--learning-rate", type=_number(float, 1e-8), default=learning_rate, help="at its peak")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
@@ -115,8 +125,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.epochs is None:
-        args.epochs = epochs_drawn if str(args.dataset) == "drawn" else epochs
+    args.epochs = vars(args).get("epochs", epochs_drawn if str(args.dataset) == "drawn" else epochs)
     args.precision = choose_precision(args.precision)
     run_file = {
         name: args.output_dir / f"{args.network}.{name}"
@@ -136,6 +145,9 @@ def main(argv=None):
     print(f"{len(train.faces)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
     batches = AugmentedFaces(train.faces, train.emotions, args.batch_size, args.seed)
+    for layer in model.layers:  # statistics of the last epoch at most: small data sets have few steps in one
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = min(layer.momentum, math.exp(-1 / len(batches)))
     model.compile(
         optimizer=make_optimizer(args, steps_per_epoch=len(batches)),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
@@ -324,16 +336,17 @@ class BestCheckpoint(keras.callbacks.Callback):
     def __init__(self, validated, faces, emotions, output_dir):
         super().__init__()
         self.validated, self.faces, self.emotions, self.output_dir = validated, faces, emotions, output_dir
-        self.path, self.accuracy, self.superseded = None, -1.0, None
+        self.path, self.score, self.superseded = None, (-1.0, 0.0), None
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def on_epoch_end(self, epoch, logs):
         self.validated.set_weights(averaged_weights(self.model))
         result = self.validated.evaluate(self.faces, self.emotions, batch_size=256, verbose=0, return_dict=True)
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
-        if result["accuracy"] > self.accuracy:
-            self.superseded, self.accuracy = self.path, result["accuracy"]
-            self.path = self.output_dir / f"{self.model.name}.{epoch + 1:03d}-{self.accuracy:.4f}.hdf5"
+        score = (result["accuracy"], -result["loss"])  # of two as accurate, the surer one
+        if score > self.score:
+            self.superseded, self.score = self.path, score
+            self.path = self.output_dir / f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}.hdf5"
             save_checkpoint(self.validated, self.path, EMOTIONS)
 
     def forget_superseded(self):
@@ -369,7 +382,7 @@ class RunRecord(keras.callbacks.Callback):
         if saved:
             self.rows = saved["rows"]
             best.path = Path(saved["best_path"]) if saved["best_path"] else None
-            best.accuracy = saved["best_accuracy"]
+            best.score = tuple(saved["best_score"])
 
     @property
     def epochs_done(self):
@@ -412,7 +425,7 @@ class RunRecord(keras.callbacks.Callback):
                 "settings": self.settings,
                 "rows": self.rows,
                 "best_path": str(self.best.path),
-                "best_accuracy": self.best.accuracy,
+                "best_score": self.best.score,
             }
         )
         values = {f"variable_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}

@@ -168,8 +168,8 @@ def compile_checkpoint(path):
     """
     path = Path(path)
     read_header(path)
-    name = f"{path.stem}.{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.tflite"
-    beside, cached = path.with_name(name), cache_folder() / name
+    beside = _compiled_beside(path)
+    cached = cache_folder() / beside.name
     for compiled in (beside, cached):
         if compiled.is_file():
             return compiled
@@ -193,14 +193,20 @@ def cache_folder():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facial-emotion"
 
 
-def _compile(path, compiled):
-    """Convert a checkpoint with TensorFlow, in this process."""
+def _compiled_beside(path):
+    """The name of the compiled form beside its checkpoint: it changes with the checkpoint's bytes."""
+    return path.with_name(f"{path.stem}.{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.tflite")
+
+
+def _compile(path, compiled=None):
+    """Convert a checkpoint with TensorFlow, in this process; `python -m models.checkpoint PATH` does so beside it."""
     import tensorflow as tf
 
     model, _ = load_checkpoint(path)
     content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    with replacing(compiled) as partial:
+    with replacing(compiled or _compiled_beside(Path(path))) as partial:
         partial.write_bytes(content)
+    return 0
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import json
 import lzma
 import os
 import subprocess
@@ -672,6 +673,8 @@ def test_exit_status_is_that_of_main_and_bugs_keep_their_traceback():
     assert lp.exit_status(len, ["a", "b", "c"]) == 3
     with pytest.raises(ZeroDivisionError):
         lp.exit_status(lambda argv: 1 // 0)
+    with pytest.raises(ValueError):  # one that a library raised, not this project
+        lp.exit_status(lambda argv: json.loads("{"))
 
 
 @pytest.mark.parametrize("length", [1, 10**6])
