@@ -791,8 +791,9 @@ def draw_dataset(
 def _draw_split(image_size, per_emotion, rng):
     emotions = rng.permutation(np.repeat(np.arange(len(EMOTIONS), dtype=np.int64), per_emotion))
     faces = np.empty((len(emotions), *image_size, 1), np.uint8)
-    for face, emotion in zip(faces, emotions, strict=True):
-        face[..., 0] = _draw_sample(EMOTIONS[emotion], image_size, rng)
+    # Chances of its own for each, so that the people are the same whatever the size.
+    for face, emotion, own in zip(faces, emotions, rng.spawn(len(faces)), strict=True):
+        face[..., 0] = _draw_sample(EMOTIONS[emotion], image_size, own)
     return faces, emotions
 
 

@@ -10,6 +10,7 @@ learning contests", https://arxiv.org/abs/1307.0414. fer2013/README.md says how 
 
 import argparse
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -591,6 +592,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
     except OSError as error:

@@ -67,7 +67,7 @@ warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
 early_stopping_patience = 40   # epochs without a higher val_accuracy before the run ends
 weight_decay = 0.01            # decoupled (AdamW), on kernels only
-label_smoothing = 0.1          # share of each label spread over all emotions
+label_smoothing = 0.1          # share of each label that is spread over all emotions
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
@@ -108,12 +108,7 @@ def parse_args(argv=None):
     add("--learning-rate", type=_number(float, 1e-8), default=learning_rate, help="at its peak")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
     add("--weight-decay", type=_number(float, 0), default=weight_decay, help="AdamW's, on kernels only")
-    add(
-        "--label-smoothing",
-        type=_number(float, 0, 1),
-        default=label_smoothing,
-        help="share of each label spread over all emotions",
-    )
+    add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=int, default=seed, help="of initial weights, order and augmentation")
@@ -180,6 +175,11 @@ def main(argv=None):
                 verbose=1 if sys.stdout.isatty() else 2,
                 callbacks=[best, *reducers, stopping, *boards, record],
             )
+        if record.stopped_early(args.early_stopping_patience):
+            print(f"no higher val_accuracy for {args.early_stopping_patience} epochs: the run ends")
+    except KeyboardInterrupt:
+        print(f"stopped; {record.epochs_done} epochs are finished, and --resume goes on from there")
+        raise
     finally:
         if record.rows:
             draw_learning_curve(record.rows, run_file["curve.png"], f"{args.network}, validated on {validated_on}")
@@ -223,7 +223,10 @@ def training_and_validation(data, seed):
     kept = kept[~find_duplicates(train.faces[kept], train.faces[held_out])]  # FER2013 repeats some of its images
     if not len(held_out):
         raise ValueError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
-    return (*(type(train)(train.faces[i], train.emotions[i]) for i in (kept, held_out)), "a tenth of Training")
+    return (
+        *(type(train)(train.faces[i], train.emotions[i]) for i in (kept, held_out)),
+        f"{validation_fraction:.0%} of Training",
+    )
 
 
 def build_network(name, input_shape, dtype_policy):
@@ -343,6 +346,10 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.validated.set_weights(averaged_weights(self.model))
         result = self.validated.evaluate(self.faces, self.emotions, batch_size=256, verbose=0, return_dict=True)
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
+        if not math.isfinite(logs["loss"] + result["loss"]):
+            raise ValueError(
+                f"the loss of epoch {epoch + 1} is no number any more: lower --learning-rate, and --resume"
+            )
         score = (result["accuracy"], -result["loss"])  # of two as accurate, the surer one
         if score > self.score:
             self.superseded, self.score = self.path, score
@@ -381,8 +388,7 @@ class RunRecord(keras.callbacks.Callback):
         self.rows = []
         if saved:
             self.rows = saved["rows"]
-            best.path = Path(saved["best_path"]) if saved["best_path"] else None
-            best.score = tuple(saved["best_score"])
+            best.path, best.score = state_path.with_name(saved["best_name"]), tuple(saved["best_score"])
 
     @property
     def epochs_done(self):
@@ -424,7 +430,7 @@ class RunRecord(keras.callbacks.Callback):
             {
                 "settings": self.settings,
                 "rows": self.rows,
-                "best_path": str(self.best.path),
+                "best_name": self.best.path.name,
                 "best_score": self.best.score,
             }
         )
@@ -451,8 +457,13 @@ def read_saved_run(args, path):
         with np.load(path) as file:
             saved = json.loads(str(file["description"]))
             saved["variables"] = [file[f"variable_{i}"] for i in range(len(file.files) - 1)]
+        best = args.output_dir / saved["best_name"]
     except Exception as error:  # a damaged archive fails in many ways: zip, NumPy's header, JSON
         raise ValueError(f"{path} is damaged ({error}); leave --resume out to start at the first epoch") from error
+    if not best.is_file():
+        raise FileNotFoundError(
+            f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
+        )
     before, now = saved["settings"], resolved_settings(args)
     for name in ("network", "image_size", "batch_size", "schedule"):
         if before[name] != now[name]:

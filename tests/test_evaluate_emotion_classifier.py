@@ -1,0 +1,473 @@
+"""Tests of the evaluation: figures worked out by hand, what it writes, and everything that goes wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+import drawn_faces
+import evaluate_emotion_classifier as evaluation
+from drawn_faces import draw_dataset
+from evaluate_emotion_classifier import Answers, Faces
+from load_and_process import EMOTIONS, exit_status, load_fer2013_data, resize_face
+from models.checkpoint import save_checkpoint
+
+SCRIPT = Path(evaluation.__file__)
+SHUFFLED = ("neutral", "happy", "fear", "disgust", "surprise", "sad", "angry")
+KEYS = {
+    "path",
+    "network",
+    "parameters",
+    "split",
+    "images",
+    "accuracy",
+    "accuracy_ci95",
+    "accuracy_without_training_duplicates",
+    "macro_f1",
+    "per_emotion",
+    "confusion_matrix",
+    "expected_calibration_error",
+}
+PICTURES = ("confusion", "reliability", "mistakes")
+
+
+def linear_network(path, size=(48, 48), emotions=EMOTIONS, seed=0, activation="softmax", gain=1.0):
+    """Save a network of one dense layer; its probabilities are `linear_probabilities` of the same arguments."""
+    import keras
+
+    weights = _weights(size, emotions, seed, gain)
+    inputs = keras.Input((*size, 1))
+    outputs = keras.layers.Dense(len(emotions), activation, use_bias=False)(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, outputs, name=path.stem)
+    model.set_weights([weights.astype(np.float32)])
+    save_checkpoint(model, path, emotions)
+    return path
+
+
+def _weights(size, emotions, seed, gain=1.0):
+    """float (pixels, emotions); what an emotion weighs does not depend on its place among the outputs."""
+    columns = {
+        emotion: np.random.default_rng((seed, place)).normal(0, 0.03, size[0] * size[1])
+        for place, emotion in enumerate((*EMOTIONS, "contempt"))
+    }
+    return gain * np.stack([columns[emotion] for emotion in emotions], axis=1)
+
+
+def linear_probabilities(faces, size=(48, 48), seed=0, emotions=EMOTIONS):
+    """What `linear_network` gives for faces uint8 (n, h, w, 1), without Keras."""
+    logits = (faces.reshape(len(faces), -1) / 127.5 - 1) @ _weights(size, emotions, seed)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def answers_of(truth, probabilities, emotions=("angry", "happy", "sad"), in_training=None, with_flip=None):
+    """Answers by hand: emotions by name, probabilities as rows."""
+    truth = np.array([EMOTIONS.index(emotion) for emotion in truth])
+    images = np.arange(len(truth), dtype=np.uint8)[:, None, None, None] * np.ones((48, 48, 1), np.uint8)
+    faces = Faces("PublicTest", images, truth, None if in_training is None else np.array(in_training))
+    with_flip = None if with_flip is None else np.array(with_flip, float)
+    return Answers("some/net.hdf5", "net", 10, tuple(emotions), faces, np.array(probabilities, float), with_flip)
+
+
+def write_folder(folder, splits):
+    """A data set's folder of PNGs from {"train": {emotion: faces}}."""
+    for split, emotions in splits.items():
+        for emotion, faces in emotions.items():
+            target = folder / split / emotion
+            target.mkdir(parents=True)
+            for number, face in enumerate(faces):
+                cv2.imwrite(str(target / f"{number}.png"), face)
+    return folder
+
+
+def run(*arguments):
+    """The exit status of the script with these arguments."""
+    return exit_status(evaluation.main, [str(argument) for argument in arguments])
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Drawn faces of both splits, 96x96: (faces, emotions) each."""
+    return draw_dataset((96, 96), seed=3, per_emotion={"Training": 2, "PublicTest": 4})
+
+
+@pytest.fixture(scope="module")
+def folder(drawn, tmp_path_factory):
+    """A data set of all emotions, 28 PublicTest faces and two more that are in Training too; no PrivateTest."""
+    by_emotion = {
+        split: {emotion: faces[emotions == number] for number, emotion in enumerate(EMOTIONS)}
+        for split, (faces, emotions) in drawn.items()
+    }
+    train, validation = by_emotion["Training"], by_emotion["PublicTest"]
+    for emotion in ("fear", "sad"):
+        validation[emotion] = np.concatenate([validation[emotion], train[emotion][:1]])
+    return write_folder(tmp_path_factory.mktemp("faces"), {"train": train, "validation": validation})
+
+
+@pytest.fixture(scope="module")
+def few(drawn, tmp_path_factory):
+    """A data set of three emotions, without Training."""
+    faces, emotions = drawn["PublicTest"]
+    chosen = {emotion: faces[emotions == EMOTIONS.index(emotion)] for emotion in ("happy", "sad", "neutral")}
+    return write_folder(tmp_path_factory.mktemp("few"), {"test": chosen})
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Checkpoints: `first` at 48x48, `second` at 64x64 with the same emotions in another order, and odd ones."""
+    root = tmp_path_factory.mktemp("networks")
+    paths = {
+        "first": linear_network(root / "first.hdf5"),
+        "second": linear_network(root / "second.hdf5", (64, 64), SHUFFLED, seed=1),
+        "three": linear_network(root / "three.hdf5", emotions=("sad", "contempt", "neutral", "happy"), seed=2),
+        "logits": linear_network(root / "logits.hdf5", activation="linear"),
+        "nan": linear_network(root / "nan.hdf5", gain=np.nan),
+        "copy": root / "copy.hdf5",
+        "half": root / "half.hdf5",
+        "text": root / "text.hdf5",
+    }
+    shutil.copy(paths["first"], paths["copy"])
+    paths["half"].write_bytes(paths["first"].read_bytes()[:4000])
+    paths["text"].write_text("no network")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def report(networks, folder, tmp_path_factory):
+    """(JSON, folder of pictures) of two networks of different input sizes, with flip."""
+    output = tmp_path_factory.mktemp("report")
+    arguments = [networks["first"], networks["second"], "--dataset", folder, "--flip", "--output-dir", output / "new"]
+    assert run(*arguments, "--json", output / "deep" / "figures.json") == 0
+    return json.loads((output / "deep" / "figures.json").read_text()), output / "new"
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """(truth, probabilities of first, of second, the same of mirrored faces) without the script."""
+    by_size = {size: load_fer2013_data(folder, (size, size))["PublicTest"] for size in (48, 64)}
+    direct, mirrored = (
+        [
+            linear_probabilities(by_size[48].faces[:, :, ::step]),
+            linear_probabilities(by_size[64].faces[:, :, ::step], (64, 64), seed=1),
+        ]
+        for step in (1, -1)
+    )
+    return by_size[48].emotions, direct, mirrored
+
+
+# ---------------------------------------------------------------------------------------------------------- figures
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
+)
+def test_wilson_interval(successes, trials, low, high):
+    assert evaluation.wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "error"),
+    [
+        ([0.95, 0.95, 0.55, 0.55], [1, 0, 1, 1], (0.9 + 0.9) / 4),
+        ([0.15, 0.2], [0, 1], 0.65 / 2),  # one bin: 0.2 is the upper edge of the third
+        ([0.15, 0.201], [0, 1], (0.15 + 0.799) / 2),  # two bins
+        ([0.0, 1.0], [0, 1], 0),
+        ([1.0, 1.0], [0, 0], 1),
+    ],
+)
+def test_expected_calibration_error(confidence, right, error):
+    assert evaluation.expected_calibration_error(np.array(confidence), np.array(right, bool)) == pytest.approx(error)
+
+
+def test_figures_of_a_small_example():
+    rows = [[0.1, 0.8, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7], [0.1, 0.3, 0.6]]  # happy, happy, sad, sad
+    answers = answers_of(["happy", "happy", "happy", "sad"], rows, in_training=[True, False, False, False])
+    result = evaluation.measure(answers)
+    assert result["accuracy"] == 0.75 and result["images"] == 4
+    assert result["accuracy_ci95"] == pytest.approx(evaluation.wilson_interval(3, 4))
+    assert result["accuracy_without_training_duplicates"] == pytest.approx(2 / 3)
+    assert result["confusion_matrix"] == [[0, 0, 0], [0, 2, 1], [0, 0, 1]]
+    assert result["per_emotion"] == {
+        "angry": {"precision": None, "recall": None, "f1": None, "support": 0},
+        "happy": {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8), "support": 3},
+        "sad": {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1},
+    }
+    assert result["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)  # angry never occurs, and is no part of it
+    # 0.8, and 0.7 alone in their bins; 0.6 is the upper edge of the ninth bin
+    assert result["expected_calibration_error"] == pytest.approx((0.2 + 0.7 + 0.8) / 4)
+
+
+def test_emotions_that_are_never_named_and_those_that_never_occur():
+    rows = [[0.9, 0.1, 0], [0, 1, 0], [0.8, 0.2, 0]]  # angry, happy, angry
+    result = evaluation.measure(answers_of(["happy", "happy", "sad"], rows))
+    assert result["per_emotion"]["sad"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+    assert result["per_emotion"]["angry"]["precision"] is None  # named, though wrongly
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+@pytest.mark.parametrize("in_training", [None, [True, True]])
+def test_accuracy_without_duplicates_is_null_where_nothing_is_left(in_training):
+    result = evaluation.measure(answers_of(["happy", "sad"], np.eye(3)[[1, 2]], in_training=in_training))
+    assert result["accuracy_without_training_duplicates"] is None
+    assert "duplicates" not in evaluation.summary(result)
+
+
+def test_flip_is_reported_apart():
+    rows, flipped = [[0, 0.6, 0.4], [0, 0.6, 0.4]], [[0, 0.6, 0.4], [0, 0.4, 0.6]]
+    result = evaluation.measure(answers_of(["happy", "sad"], rows, with_flip=flipped))
+    assert (result["accuracy"], result["accuracy_with_flip"]) == (0.5, 1.0)
+    assert "accuracy_with_flip" not in evaluation.measure(answers_of(["happy", "sad"], rows))
+
+
+# ------------------------------------------------------------------------------------------------- the whole script
+def test_json_has_the_keys_and_plain_types(report, networks):
+    figures, _ = report
+    assert figures.keys() == {"models", "ensemble"}
+    assert [figures["models"][i]["network"] for i in (0, 1)] == ["first", "second"]
+    assert [figures["models"][i]["path"] for i in (0, 1)] == [str(networks["first"]), str(networks["second"])]
+    assert figures["ensemble"]["path"] == [str(networks["first"]), str(networks["second"])]
+    sizes = [figures["models"][0]["parameters"], figures["models"][1]["parameters"], figures["ensemble"]["parameters"]]
+    assert sizes == [48 * 48 * 7, 64 * 64 * 7, 48 * 48 * 7 + 64 * 64 * 7]
+    for result in (*figures["models"], figures["ensemble"]):
+        assert result.keys() == KEYS | {"accuracy_with_flip"}
+        assert (result["split"], result["images"]) == ("PublicTest", 30)
+        for key in KEYS - {"path", "network", "parameters", "split", "images"} | {"accuracy_with_flip"}:
+            assert isinstance(result[key], float | list | dict), key
+        assert list(result["per_emotion"]) == list(EMOTIONS)  # whatever the order of the outputs
+        for emotion, scores in result["per_emotion"].items():
+            assert list(scores) == ["precision", "recall", "f1", "support"]
+            assert all(isinstance(scores[key], float) for key in ("precision", "recall", "f1"))
+            assert scores["support"] == 4 + (emotion in ("fear", "sad"))
+        assert [sum(row) for row in result["confusion_matrix"]] == [4, 4, 5, 4, 5, 4, 4]
+
+
+def test_each_network_sees_the_faces_at_its_own_size_and_emotions_are_matched_by_name(report, expected):
+    figures, _ = report
+    truth, direct, mirrored = expected
+    for result, straight, mirror in zip(figures["models"], direct, mirrored, strict=True):
+        named = straight.argmax(axis=1)
+        matrix = np.zeros((7, 7), int)
+        np.add.at(matrix, (truth, named), 1)
+        assert result["confusion_matrix"] == matrix.tolist()
+        assert result["accuracy"] == pytest.approx(np.mean(named == truth))
+        assert result["accuracy_with_flip"] == pytest.approx(np.mean((straight + mirror).argmax(axis=1) == truth))
+    assert figures["models"][0]["confusion_matrix"] != figures["models"][1]["confusion_matrix"]
+
+
+def test_ensemble_is_the_mean_of_the_probabilities(report, expected):
+    figures, _ = report
+    truth, direct, mirrored = expected
+    mean = np.mean(direct, axis=0)
+    right = mean.argmax(axis=1) == truth
+    assert figures["ensemble"]["accuracy"] == pytest.approx(right.mean())
+    error = evaluation.expected_calibration_error(mean.max(axis=1), right)
+    assert figures["ensemble"]["expected_calibration_error"] == pytest.approx(error, abs=1e-4)
+    flipped = np.mean([*direct, *mirrored], axis=0).argmax(axis=1)
+    assert figures["ensemble"]["accuracy_with_flip"] == pytest.approx(np.mean(flipped == truth))
+
+
+def test_faces_of_training_are_left_out(report, expected, drawn):
+    figures, _ = report
+    truth, (first, _), _ = expected
+    faces, emotions = drawn["Training"]
+    repeated = [
+        resize_face(faces[emotions == EMOTIONS.index(emotion)][0], (48, 48)).tobytes() for emotion in ("fear", "sad")
+    ]
+    right = first.argmax(axis=1) == truth
+    again = linear_probabilities(np.stack([np.frombuffer(face, np.uint8) for face in repeated])).argmax(axis=1)
+    right_repeated = int((again == [EMOTIONS.index("fear"), EMOTIONS.index("sad")]).sum())
+    wanted = (right.sum() - right_repeated) / 28
+    assert figures["models"][0]["accuracy_without_training_duplicates"] == pytest.approx(wanted)
+
+
+def test_pictures_of_every_network_and_the_ensemble(report):
+    _, pictures = report
+    names = [f"{name}.PublicTest.{kind}.png" for name in ("ensemble", "first", "second") for kind in sorted(PICTURES)]
+    assert files_in(pictures) == names
+    for name in names:
+        image = cv2.imread(str(pictures / name))
+        assert min(image.shape[:2]) > 300 and image.std() > 10, name
+
+
+def test_printed_tables_and_summaries(networks, few, tmp_path, capsys):
+    assert run(networks["first"], "--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "PrivateTest: 12 faces, no Training to look for duplicates in"
+    assert lines[2] == f"{networks['first']}: 16,128 parameters"
+    table = {line.split()[0]: line.split()[1:] for line in lines[4:11]}
+    assert list(table) == list(EMOTIONS)
+    assert table["angry"] == ["absent", "absent", "absent", "0"] and table["sad"][-1] == "4"
+    (summary,) = [line for line in lines if "right (95% interval" in line]
+    assert summary.startswith(f"{networks['first']}: ") and "macro-F1" in summary and "flip" not in summary
+    assert lines[-1] == f"pictures: {tmp_path}"
+
+
+def test_fewer_labels_in_the_data(networks, few, tmp_path):
+    """Absent emotions are null, and a network that names just these and one more will do."""
+    arguments = ("--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path)
+    for name, emotions in (("first", EMOTIONS), ("three", ("happy", "sad", "neutral", "contempt"))):
+        assert run(networks[name], *arguments, "--json", tmp_path / "figures.json") == 0
+        text = (tmp_path / "figures.json").read_text()
+        figures = json.loads(text)
+        (result,) = figures["models"]
+        assert "NaN" not in text and "ensemble" not in figures
+        assert tuple(result["per_emotion"]) == emotions
+        present = [scores["f1"] for scores in result["per_emotion"].values() if scores["support"]]
+        assert len(present) == 3 and result["macro_f1"] == pytest.approx(np.mean(present))
+        assert all(scores["f1"] is None for scores in result["per_emotion"].values() if not scores["support"])
+    split = load_fer2013_data(few)["PrivateTest"]
+    named = linear_probabilities(split.faces, seed=2, emotions=emotions).argmax(axis=1)
+    truth = np.array([emotions.index(EMOTIONS[number]) for number in split.emotions])
+    assert result["accuracy"] == pytest.approx(np.mean(named == truth))
+
+
+def test_a_checkpoint_that_names_no_emotions_has_fer2013s(networks, folder, tmp_path, report):
+    old = Path(shutil.copy(networks["first"], tmp_path / "old.hdf5"))
+    with h5py.File(old, "r+") as file:
+        del file.attrs["emotions"], file.attrs["network"]
+    assert run(old, "--dataset", folder, "--output-dir", tmp_path, "--json", tmp_path / "old.json") == 0
+    (result,) = json.loads((tmp_path / "old.json").read_text())["models"]
+    assert result["confusion_matrix"] == report[0]["models"][0]["confusion_matrix"]
+    assert result["network"] == "first"  # the name that Keras keeps
+
+
+def test_networks_of_the_same_file_name_keep_their_pictures_apart(networks, few, tmp_path):
+    other = linear_network(tmp_path / "first.hdf5", seed=5)
+    arguments = ("--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path / "out")
+    assert run(networks["first"], other, *arguments) == 0
+    names = {name.split(".")[0] for name in files_in(tmp_path / "out")}
+    assert names == {"1-first", "2-first", "3-ensemble"} and len(files_in(tmp_path / "out")) == 9
+
+
+def test_drawn_faces_will_do(networks, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(drawn_faces, "IMAGES_PER_EMOTION", {"Training": 1, "PublicTest": 1, "PrivateTest": 1})
+    assert run(networks["first"], "--dataset", "drawn", "--output-dir", tmp_path) == 0
+    assert "PublicTest: 7 faces, 0 of them" in capsys.readouterr().out
+
+
+def test_as_a_user_runs_it(networks, few, tmp_path):
+    """From another folder, with nothing on standard error, and no Keras for --help."""
+    command = [sys.executable, str(SCRIPT), str(networks["first"]), "--dataset", str(few), "--split", "PrivateTest"]
+    done = subprocess.run(
+        [*command, "--output-dir", "here"], cwd=tmp_path, capture_output=True, text=True, env=os.environ
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(files_in(tmp_path / "here")) == 3
+    code = "import sys, evaluate_emotion_classifier; print({'keras', 'sklearn', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+def test_confusion_matrix_shows_shares_of_the_true_emotion_and_counts():
+    rows = np.eye(3)[[1, 1, 1, 2, 2]]
+    answers = answers_of(["happy", "happy", "happy", "happy", "sad"], rows)
+    (axes,) = evaluation.draw_confusion_matrix(answers, evaluation.measure(answers)).axes
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 1): "0%\n0",
+        (1, 1): "75%\n3",
+        (2, 1): "25%\n1",
+        (0, 2): "0%\n0",
+        (1, 2): "0%\n0",
+        (2, 2): "100%\n1",
+    }
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["angry\nabsent", "happy\n4", "sad\n1"]
+
+
+def test_reliability_diagram_shows_accuracy_by_confidence():
+    rows = [[0, 0.95, 0.05], [0, 0.95, 0.05], [0, 0.55, 0.45]]
+    answers = answers_of(["happy", "sad", "happy"], rows)
+    top, bottom = evaluation.draw_reliability(answers, evaluation.measure(answers)).axes
+    heights = [bar.get_height() for bar in top.patches]
+    assert len(heights) == 15 and np.flatnonzero(heights).tolist() == [8, 14]
+    assert (heights[8], heights[14]) == (1, 0.5)
+    assert [bar.get_height() for bar in bottom.patches][14] == pytest.approx(2 / 3)
+
+
+def test_mistakes_are_shown_surest_first():
+    rows = [[0, 0.6, 0.4], [0, 0.9, 0.1], [0.3, 0, 0.7], [0, 0.2, 0.8]]
+    answers = answers_of(["sad", "sad", "happy", "sad"], rows)
+    figure = evaluation.draw_mistakes(answers, evaluation.measure(answers))
+    shown = [axes for axes in figure.axes if axes.images]
+    assert [(axes.get_title(), axes.get_xlabel()) for axes in shown] == [
+        ("happy 90.0%", "labelled sad"),
+        ("sad 70.0%", "labelled happy"),
+        ("happy 60.0%", "labelled sad"),
+    ]
+    assert [int(axes.images[0].get_array()[0, 0]) for axes in shown] == [1, 2, 0]  # the faces themselves
+    assert "3 surest of 3 wrong answers" in figure.get_suptitle()
+
+
+def test_no_mistakes_still_make_a_picture(tmp_path):
+    answers = answers_of(["happy", "sad"], np.eye(3)[[1, 2]])
+    figure = evaluation.draw_mistakes(answers, evaluation.measure(answers))
+    assert "no wrong answers" in figure.get_suptitle()
+    figure.savefig(tmp_path / "none.png")
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("models", "arguments", "messages"),
+    [
+        (["missing"], [], ["no checkpoint at", "missing.hdf5"]),
+        (["text"], [], ["text.hdf5", "not a whole HDF5 file"]),
+        (["half"], [], ["half.hdf5"]),
+        (["first", "first"], [], ["measured once", "the same"]),
+        (["first", "copy"], [], ["first.hdf5", "copy.hdf5", "the same"]),
+        (["first", "three"], [], ["must name the same emotions", "three.hdf5 with sad, contempt"]),
+        (["three"], [], ["must know every emotion", "three.hdf5", "angry, disgust, fear, surprise"]),
+        (["first"], ["--split", "PrivateTest"], ["Training or PublicTest", "found PrivateTest"]),
+        (["first"], ["--split", "Test"], ["Training or PublicTest", "found Test"]),
+        (["first"], ["--output-dir", "{file}"], ["can't be written"]),
+        (["first"], ["--json", "{file}/figures.json"], ["can't be written"]),
+        (["first"], ["--json", "{folder}"], ["--json must name a file"]),
+        (["first"], ["--json", "{first}"], ["--json must name a file", "first.hdf5"]),
+        (["logits"], [], ["logits.hdf5 must give probabilities"]),
+        (["nan"], [], ["nan.hdf5 must give probabilities"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(models, arguments, messages, networks, folder, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    places = {"file": file, "folder": tmp_path, "first": networks["first"]}
+    content = networks["first"].read_bytes()
+    paths = [networks.get(name, tmp_path / f"{name}.hdf5") for name in models]
+    defaults = ["--dataset", folder, "--output-dir", tmp_path / "out", "--json", tmp_path / "figures.json"]
+    given = [argument.format(**places) for argument in arguments]
+    assert run(*paths, *defaults, *given) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert all(message in error for message in messages), error
+    assert files_in(tmp_path) == ["file"] and networks["first"].read_bytes() == content
+
+
+def test_missing_data_set(networks, tmp_path, capsys):
+    assert run(networks["first"], "--dataset", tmp_path / "none.csv", "--output-dir", tmp_path) == 2
+    assert "none.csv does not exist" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_what_was_there(networks, folder, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    figures = tmp_path / "figures.json"
+    figures.write_text("of an earlier run")
+    monkeypatch.setattr(evaluation, "ask", interrupted)
+    assert run(networks["first"], "--dataset", folder, "--output-dir", tmp_path, "--json", figures) == 130
+    assert files_in(tmp_path) == ["figures.json"] and figures.read_text() == "of an earlier run"
