@@ -9,7 +9,6 @@ trained on photographs name the expressions of the default identity, disgust lea
 tuned for both.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from load_and_process import EMOTIONS, exit_status, replacing
+from load_and_process import EMOTIONS, Parser, exit_status, replacing
 
 # Face units: the origin is the bridge of the nose, x to the right, y downwards; the head is 2.6 wide.
 BOX_SIDE = 3.18  # side of the Haar cascade's box around a neutral face
@@ -851,7 +850,7 @@ def _write(picture, text, position):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the contact sheet; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Write a contact sheet of drawn faces (drawings, not people).")
+    parser = Parser(description="Write a contact sheet of drawn faces (drawings, not people).")
     picture = Path(__file__).resolve().parent / "output" / "drawn_faces.png"
     parser.add_argument("--output", type=Path, default=picture, help="picture file (%(default)s)")
     output = parser.parse_args(argv).output

@@ -14,7 +14,6 @@ Writes to --output-dir, for each network and the ensemble, all files or none:
 Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax.
 """
 
-import argparse
 import contextlib
 import hashlib
 import math
@@ -29,6 +28,7 @@ import numpy as np
 
 from load_and_process import (
     EMOTIONS,
+    Parser,
     dataset,
     exit_status,
     find_duplicates,
@@ -95,7 +95,7 @@ class Answers(NamedTuple):
 
 def parse_args(argv=None):
     """Read the command line; the settings above are the defaults."""
-    parser = argparse.ArgumentParser(description="Measure emotion networks on faces they were not trained on.")
+    parser = Parser(description="Measure emotion networks on faces they were not trained on.")
     add = parser.add_argument
     add("models", type=Path, nargs="+", metavar="MODEL.hdf5", help="checkpoint; several are also measured together")
     add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder, or drawn (default: %(default)s)")

@@ -628,6 +628,13 @@ def quiet_start() -> Iterator[None]:
         os.close(kept)
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, but a mistake gets one line and not the usage, too."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; --help lists the flags\n")
+
+
 def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a script's `main`; a user's mistake becomes one line on standard error, a bug keeps its traceback.
 
@@ -660,7 +667,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; defaults are the settings at the top."""
-    parser = argparse.ArgumentParser(description="Count a data set's images and duplicates, and draw them.")
+    parser = Parser(description="Count a data set's images and duplicates, and draw them.")
     parser.add_argument("--dataset", metavar="PATH", default=dataset, help="a CSV, a folder, or drawn")
     return parser.parse_args(argv)
 

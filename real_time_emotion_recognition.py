@@ -8,7 +8,6 @@
 q, Esc or closing the window ends it.  Images never leave the machine, and nothing is stored unless asked for.
 """
 
-import argparse
 import contextlib
 import math
 import os
@@ -27,7 +26,7 @@ import imutils
 import numpy as np
 from imutils.video import FPS
 
-from load_and_process import exit_status, preprocess_images, quiet_start, replacing, resize_face
+from load_and_process import Parser, exit_status, preprocess_images, quiet_start, replacing, resize_face
 from models.checkpoint import compile_checkpoint, emotions_of, read_header
 
 # ------------------------------------------------------------------------------------------------------------
@@ -63,7 +62,7 @@ TITLE = "Emotions (q ends)"
 
 def parse_args(argv=None):
     """Read the command line; the settings above are the defaults."""
-    parser = argparse.ArgumentParser(description="Name the emotion of every face, live.")
+    parser = Parser(description="Name the emotion of every face, live.")
     add = parser.add_argument
     add("--source", default=source, help="camera number, video, image, folder, stream URL or drawn (default: camera 0)")
     add("--model", type=Path, nargs="+", default=model, metavar="MODEL.hdf5", help="checkpoint; several are averaged")

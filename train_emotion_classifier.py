@@ -28,6 +28,7 @@ import pandas as pd
 
 from load_and_process import (
     EMOTIONS,
+    Parser,
     dataset,
     exit_status,
     find_duplicates,
@@ -91,9 +92,7 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 def parse_args(argv=None):
     """Read the command line; the settings above are the defaults."""
-    parser = argparse.ArgumentParser(
-        description="Train an emotion network.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(description="Train an emotion network.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--network", default=network, choices=NETWORKS, help="which network")
     add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder train/EMOTION/*, or: drawn")
@@ -111,7 +110,7 @@ def parse_args(argv=None):
     add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
-    add("--seed", type=int, default=seed, help="of initial weights, order and augmentation")
+    add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
     add("--output-dir", type=Path, default=output_dir, help="where everything is written")
     add("--resume", action="store_true", help="go on from the last finished epoch in --output-dir")
     add("--tensorboard", action="store_true", default=tensorboard, help="also write TensorBoard event files")
@@ -128,6 +127,7 @@ def main(argv=None):
     }
     saved = read_saved_run(args, run_file["resume.npz"]) if args.resume else None
 
+    boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
     keras.utils.set_random_seed(args.seed)
     input_shape = (*args.image_size, 1)
     model = build_network(args.network, input_shape, args.precision)
@@ -160,9 +160,9 @@ def main(argv=None):
         else [keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=plateau_patience)]
     )
     stopping = keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="max", patience=args.early_stopping_patience)
-    record = RunRecord(best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved)
-    boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
-    batches.epoch = record.epochs_done
+    record = RunRecord(
+        batches, best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved
+    )
     if saved:
         print(f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}", flush=True)
     try:
@@ -172,6 +172,7 @@ def main(argv=None):
                 batches,
                 initial_epoch=record.epochs_done,
                 epochs=args.epochs,
+                shuffle=False,  # `batches` has an order of its own, which --resume can go on with
                 verbose=1 if sys.stdout.isatty() else 2,
                 callbacks=[best, *reducers, stopping, *boards, record],
             )
@@ -181,7 +182,7 @@ def main(argv=None):
         print(f"stopped; {record.epochs_done} epochs are finished, and --resume goes on from there")
         raise
     finally:
-        if record.rows:
+        if record.rows and not isinstance(sys.exception(), OSError):  # a full disk has had its say
             draw_learning_curve(record.rows, run_file["curve.png"], f"{args.network}, validated on {validated_on}")
 
     print(f"best checkpoint: {best.path}")
@@ -268,7 +269,7 @@ class AugmentedFaces(keras.utils.PyDataset):
     """
 
     def __init__(self, faces, emotions, batch_size, seed):
-        super().__init__(workers=1, max_queue_size=8)  # one thread prepares while the step runs
+        super().__init__()
         self.faces, self.emotions, self.seed = faces, emotions, seed
         self.batch_size = min(batch_size, len(faces))
         self.epoch, self._order = 0, (None, None)
@@ -282,9 +283,6 @@ class AugmentedFaces(keras.utils.PyDataset):
         chosen = self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
         rng = np.random.default_rng((self.seed, self.epoch, batch))
         return augment(self.faces[chosen], rng), np.eye(len(EMOTIONS), dtype=np.float32)[self.emotions[chosen]]
-
-    def on_epoch_end(self):
-        self.epoch += 1
 
 
 def augment(faces, rng):
@@ -381,9 +379,9 @@ class RunRecord(keras.callbacks.Callback):
     random states, so that a resumed run continues as an unbroken one.
     """
 
-    def __init__(self, best, counting, settings, state_path, log_path, saved=None):
+    def __init__(self, batches, best, counting, settings, state_path, log_path, saved=None):
         super().__init__()
-        self.best, self.counting, self.settings = best, counting, settings
+        self.batches, self.best, self.counting, self.settings = batches, best, counting, settings
         self.state_path, self.log_path, self.saved = state_path, log_path, saved
         self.rows = []
         if saved:
@@ -408,21 +406,23 @@ class RunRecord(keras.callbacks.Callback):
             for callback in self.counting:
                 for epoch, row in enumerate(self.rows):
                     callback.on_epoch_end(epoch, dict(row))
+            self.model.stop_training = False
             self.model.optimizer.build(self.model.trainable_variables)
             for variable, value in zip(self._variables(), self.saved["variables"], strict=True):
                 variable.assign(value)
             self.saved = None
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.batches.epoch = epoch
         self._started = time.monotonic()
+        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_epoch_end(self, epoch, logs):
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.rows.append(
             {
                 "epoch": epoch + 1,
                 **{name: float(value) for name, value in logs.items()},
-                "learning_rate": rate,
+                "learning_rate": self._rate,  # as the epoch began
                 "seconds": round(time.monotonic() - self._started, 2),
             }
         )
@@ -466,9 +466,9 @@ def read_saved_run(args, path):
         )
     before, now = saved["settings"], resolved_settings(args)
     for name in ("network", "image_size", "batch_size", "schedule"):
-        if before[name] != now[name]:
+        if before.get(name) != now[name]:
             raise ValueError(
-                f"--resume keeps {name}: the run in {args.output_dir} has {before[name]}, found {now[name]}; "
+                f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "
                 "pass the same, or leave --resume out"
             )
     for name in before.keys() & now.keys():

@@ -12,10 +12,10 @@ the checkpoint's bytes, so a changed checkpoint is compiled anew.
 Importing this module imports neither TensorFlow nor Keras.
 """
 
-import contextlib
 import hashlib
+import importlib.util
+import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -54,15 +54,16 @@ def save_checkpoint(model, path, emotions):
         raise ValueError(f"a checkpoint is written in float32; {model.name} computes in {sorted(policies)}")
     if model.output_shape[-1] != len(emotions):
         raise ValueError(f"one emotion per output: {model.name} has {model.output_shape[-1]}, given {len(emotions)}")
+    # What model.save() calls, on a file in memory: HDF5 takes the whole process down when it meets a full disk.
+    from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
+
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        save_model_to_hdf5(model, file, include_optimizer=False)
+        file.attrs["network"] = model.name
+        file.attrs["emotions"] = json.dumps(list(emotions))
     with replacing(path) as partial:
-        try:
-            with _quiet("absl"):  # Keras calls the format legacy at every save
-                model.save(partial, include_optimizer=False)
-            with h5py.File(partial, "r+") as file:
-                file.attrs["network"] = model.name
-                file.attrs["emotions"] = json.dumps(list(emotions))
-        except RuntimeError as error:  # HDF5 reports a full disk so when it closes the file
-            raise OSError(f"{path} can't be written: {_first_line(error)}") from error
+        partial.write_bytes(content.getvalue())
 
 
 def read_header(path):
@@ -94,21 +95,29 @@ def read_header(path):
             f"(model_weights) inside; found {', '.join(sorted(attributes)) or 'neither'}; save it with model.save()"
         )
     try:
-        config = json.loads(attributes["model_config"])
-        emotions = tuple(json.loads(attributes["emotions"])) if "emotions" in attributes else None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: its description is not JSON ({error})") from error
+        config = _config(attributes["model_config"])
+        emotions = json.loads(attributes.get("emotions", "null"))
+        shapes = [
+            node["config"].get("batch_shape", node["config"].get("batch_input_shape")) for node in _layers(config)
+        ]
+        shape = next((tuple(shape) for shape in shapes if shape), ())[1:]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged: its description can't be read ({error}); copy or train it again"
+        ) from error
+    if emotions is not None and not (
+        isinstance(emotions, list) and all(isinstance(emotion, str) and emotion for emotion in emotions)
+    ):
+        raise ValueError(f"{path} is damaged: emotions are a list of names; found {emotions!r}")
     code = [node["class_name"] for node in _layers(config) if node["class_name"] in ("Lambda", "TFOpLambda")]
     if code:
         raise ValueError(
             f"{path} carries code in a {code[0]} layer, which would run here; only plain layers are loaded"
         )
-    shapes = [node["config"].get("batch_shape") or node["config"].get("batch_input_shape") for node in _layers(config)]
-    shape = tuple(next((shape for shape in shapes if shape), ()))[1:]
     if len(shape) != 3 or not all(isinstance(side, int) for side in shape) or shape[2] != 1:
         raise ValueError(f"a face network takes grey images (height, width, 1) of a fixed size; {path} takes {shape}")
     name = attributes.get("network") or config.get("config", {}).get("name") or path.stem
-    return Header(str(name), emotions, shape)
+    return Header(str(name), None if emotions is None else tuple(emotions), shape)
 
 
 def load_checkpoint(path):
@@ -128,13 +137,16 @@ def load_checkpoint(path):
 
     try:
         with h5py.File(path, "r") as file:
-            config = json.loads(file.attrs["model_config"])
-        # Keras 2 wrote settings into separable layers that Keras 3 no longer knows and that never had a meaning there.
-        if sum(_drop_unknown_separable_settings(node) for node in _layers(config)):
-            model = keras.models.model_from_json(json.dumps(config))
-            model.load_weights(path)
-        else:
-            model = keras.models.load_model(path, compile=False)
+            config = _config(file.attrs["model_config"])
+        for node in _layers(config):
+            if "dtype" in node["config"]:  # whatever precision it was trained in
+                node["config"]["dtype"] = "float32"
+            if node["class_name"] in ("SeparableConv2D", "DepthwiseConv2D"):
+                for name in ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"):
+                    node["config"].pop(name, None)  # Keras 2 wrote them, without a meaning; Keras 3 refuses them
+        kind = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
+        model = kind.from_config(config["config"])
+        model.load_weights(path)
     except Exception as error:  # a foreign file can fail anywhere inside Keras and h5py
         raise ValueError(f"{path} can't be loaded by Keras {keras.__version__}: {_first_line(error)}") from error
     if len(model.outputs) != 1 or len(model.output_shape) != 2:
@@ -173,9 +185,11 @@ def compile_checkpoint(path):
     for compiled in (beside, cached):
         if compiled.is_file():
             return compiled
+    if not importlib.util.find_spec("tensorflow"):
+        raise ValueError(f"{path} must be compiled first, which takes TensorFlow: pip install -r requirements.txt")
     print(f"compiling {path.name} once (a few seconds) ...", file=sys.stderr, flush=True)
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "models.checkpoint", str(path.resolve()), str(cached)]
+    command = [sys.executable, "-m", "models.checkpoint", str(path.resolve()), str(cached.absolute())]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(_last_line(done.stderr).removeprefix("error: ") or f"{path} can't be compiled")
@@ -209,16 +223,14 @@ def _compile(path, compiled=None):
     return 0
 
 
-@contextlib.contextmanager
-def _quiet(name):
-    """Silence the warnings of a logger for a while."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _config(text):
+    """A model's configuration from its JSON, a `Sequential` of Keras before 2.2.3 in today's form."""
+    config = json.loads(text)
+    if isinstance(config["config"], list):
+        shape = config["config"][0]["config"].pop("batch_input_shape", None)
+        given = {"class_name": "InputLayer", "config": {"name": "faces", "batch_input_shape": shape}}
+        config["config"] = {"name": "sequential", "layers": [given, *config["config"]]}
+    return config
 
 
 def _layers(config):
@@ -230,14 +242,6 @@ def _layers(config):
     if isinstance(config, list):
         for value in config:
             yield from _layers(value)
-
-
-def _drop_unknown_separable_settings(node):
-    """Remove what Keras 3 refuses in a separable or depthwise layer of Keras 2; how many settings."""
-    if node["class_name"] not in ("SeparableConv2D", "DepthwiseConv2D"):
-        return 0
-    unknown = ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint")
-    return sum(node["config"].pop(name, unknown) is not unknown for name in unknown)
 
 
 def _first_line(error):

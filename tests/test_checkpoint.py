@@ -1,0 +1,432 @@
+"""Tests of models/checkpoint.py: whole files or none, their labels, files of others, the compiled form."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from load_and_process import EMOTIONS
+from models import checkpoint
+from models.checkpoint import compile_checkpoint, load_checkpoint, read_header, save_checkpoint
+from models.cnn import NETWORKS
+
+ROOT = Path(__file__).parents[1]
+LABELS = ("neutral", "happy", "sad")
+
+
+def network(name="tiny_XCEPTION", shape=(32, 32, 1), classes=7, seed=0):
+    """A network whose every weight, batch statistics too, is away from its initial value."""
+    model = NETWORKS[name](shape, classes)
+    rng = np.random.default_rng(seed)
+    model.set_weights([w + rng.uniform(0.02, 0.1, w.shape).astype(np.float32) for w in model.get_weights()])
+    return model
+
+
+def probabilities(model, n=16):
+    faces = np.random.default_rng(1).uniform(-1, 1, (n, *model.input_shape[1:])).astype(np.float32)
+    return keras.ops.convert_to_numpy(model(faces))
+
+
+def run(program, *arguments):
+    """A Python program run in the project's folder, in a process of its own."""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(path, model) of a checkpoint; tests change copies of it."""
+    path, model = tmp_path_factory.mktemp("saved") / "tiny.hdf5", network()
+    save_checkpoint(model, path, EMOTIONS)
+    return path, model
+
+
+@pytest.fixture
+def path(saved, tmp_path):
+    return Path(shutil.copy(saved[0], tmp_path / "tiny.hdf5"))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def test_round_trip(tmp_path):
+    path, model = tmp_path / "my.hdf5", network(shape=(40, 36, 1), classes=3)
+    save_checkpoint(model, path, LABELS)
+    assert read_header(path) == ("tiny_XCEPTION", LABELS, (40, 36, 1))
+    assert os.listdir(tmp_path) == ["my.hdf5"]
+    loaded, emotions = load_checkpoint(path)
+    assert emotions == LABELS
+    assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
+    np.testing.assert_array_equal(probabilities(loaded), probabilities(model))
+
+
+def test_keeps_no_optimizer_state(tmp_path):
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(np.zeros((2, 32, 32, 1), np.float32), np.array([0, 1]))
+    save_checkpoint(model, tmp_path / "trained.hdf5", EMOTIONS)
+    with h5py.File(tmp_path / "trained.hdf5") as file:
+        assert list(file) == ["model_weights"]
+        kinds = set()
+        file.visititems(lambda _, item: kinds.add(item.dtype.str) if isinstance(item, h5py.Dataset) else None)
+        assert kinds == {"<f4"}
+
+
+def test_refuses_to_write_another_precision(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = NETWORKS["tiny_XCEPTION"]((32, 32, 1), 7)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(ValueError, match=r"float32; tiny_XCEPTION computes in .*bfloat16"):
+        save_checkpoint(model, tmp_path / "half.hdf5", EMOTIONS)
+    assert not os.listdir(tmp_path)
+
+
+def test_refuses_to_write_other_labels(tmp_path):
+    with pytest.raises(ValueError, match="one emotion per output: tiny_XCEPTION has 7, given 3"):
+        save_checkpoint(network(), tmp_path / "three.hdf5", LABELS)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_write_leaves_the_older_file(path, monkeypatch, step):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = path.read_bytes()
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match=f"{path}.*No space left") as caught:
+        save_checkpoint(network(seed=1), path, EMOTIONS)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+FULL_DISK = """
+import resource, sys
+from load_and_process import EMOTIONS
+from models.checkpoint import save_checkpoint
+from models.cnn import NETWORKS
+model = NETWORKS["tiny_XCEPTION"]((48, 48, 1), 7)
+for limit in (2_000, 60_000, 150_000, 220_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        save_checkpoint(model, sys.argv[1], EMOTIONS)
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_a_full_disk_is_one_line_and_leaves_the_older_file(path):
+    before = path.read_bytes()
+    done = run(FULL_DISK, path)
+    assert done.returncode == 0, done.stderr[-500:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and all(str(path) in line and "can't be written" in line for line in lines)
+    assert "Traceback" not in done.stderr
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def test_reads_the_header_without_keras(path):
+    program = "import sys; from models.checkpoint import read_header; print(read_header(sys.argv[1]).network)"
+    done = run(f"{program}; print(*{{'keras', 'tensorflow', 'jax'}} & set(sys.modules))", path)
+    assert done.stdout.split() == ["tiny_XCEPTION"], done.stderr
+
+
+def without_labels(path):
+    with h5py.File(path, "r+") as file:
+        del file.attrs["emotions"], file.attrs["network"]
+
+
+def test_labels_default_to_those_of_fer2013(path):
+    without_labels(path)
+    assert read_header(path) == ("tiny_XCEPTION", None, (32, 32, 1))
+    assert load_checkpoint(path)[1] == EMOTIONS
+
+
+KERAS_3_ONLY = ("dtype", "batch_shape", "renorm", "synchronized", "keepdims", "groups", "ragged", "optional", "seed")
+
+
+def as_keras_2(node):
+    """A layer's description as Keras 2.0.5 wrote it."""
+    given = node["config"]
+    config = {name: as_keras_2_object(value) for name, value in given.items() if name not in KERAS_3_ONLY}
+    if node["class_name"] == "InputLayer":
+        config |= {"batch_input_shape": given["batch_shape"], "dtype": "float32", "sparse": False}
+    if node["class_name"] == "SeparableConv2D":
+        uniform = {"scale": 1.0, "mode": "fan_avg", "distribution": "uniform", "seed": None}
+        config["kernel_initializer"] = {"class_name": "VarianceScaling", "config": uniform}
+        config |= {"kernel_regularizer": None, "kernel_constraint": None, "groups": 1}
+    described = {"class_name": node["class_name"], "config": config}
+    if "inbound_nodes" in node:
+        calls = [[[*source, {}] for source in sources_of(call["args"])] for call in node["inbound_nodes"]]
+        described |= {"name": given["name"], "inbound_nodes": calls}
+    return described
+
+
+def as_keras_2_object(value):
+    """Initializers and regularizers, which carried no module."""
+    if isinstance(value, dict) and "class_name" in value:
+        return {"class_name": value["class_name"], "config": value["config"]}
+    return value
+
+
+def sources_of(value):
+    """The [layer, node, tensor] of every tensor among a layer's arguments."""
+    if isinstance(value, dict):
+        return [value["config"]["keras_history"]] if value.get("class_name") == "__keras_tensor__" else []
+    return [source for part in value for source in sources_of(part)] if isinstance(value, (list, tuple)) else []
+
+
+def make_keras_2(path, class_name):
+    """Turn one of our files into one of oarriaga's: Keras 2.0.5, no labels, optimizer inside."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        layers = [as_keras_2(node) for node in config["config"]["layers"]]
+        if class_name == "Sequential":
+            first = layers.pop(0)["config"]["batch_input_shape"]
+            layers[0]["config"]["batch_input_shape"] = first
+            config = {"class_name": "Sequential", "config": layers}  # in those days a plain list
+        else:
+            ends = {"input_layers": [[layers[0]["name"], 0, 0]], "output_layers": [[layers[-1]["name"], 0, 0]]}
+            config = {"class_name": class_name, "config": {"name": "model_1", "layers": layers, **ends}}
+        for name in set(file.attrs):
+            del file.attrs[name]
+        adam = {"class_name": "Adam", "config": {"lr": 1e-3, "decay": 0.0}}
+        training = {"optimizer_config": adam, "loss": "categorical_crossentropy", "metrics": ["accuracy"]}
+        file.attrs["model_config"] = np.bytes_(json.dumps(config))
+        file.attrs["training_config"] = np.bytes_(json.dumps(training))
+        file.attrs["keras_version"], file.attrs["backend"] = np.bytes_(b"2.0.5"), np.bytes_(b"tensorflow")
+        file["optimizer_weights/Adam/iterations:0"] = np.int64(3)
+
+
+@pytest.mark.parametrize("class_name", ["Model", "Functional"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_loads_files_of_keras_2(tmp_path, name, class_name):
+    path, model = tmp_path / "fer2013_model.102-0.66.hdf5", network(name, (64, 64, 1))
+    save_checkpoint(model, path, EMOTIONS)
+    make_keras_2(path, class_name)
+    assert read_header(path) == ("model_1", None, (64, 64, 1))
+    loaded, emotions = load_checkpoint(path)
+    assert emotions == EMOTIONS
+    np.testing.assert_allclose(probabilities(loaded), probabilities(model), atol=1e-6)
+
+
+def test_loads_a_sequential_file_of_keras_2(tmp_path):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((48, 48, 1)),
+            layers.SeparableConv2D(4, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(7, activation="softmax"),
+        ]
+    )
+    path = tmp_path / "simple_CNN.985-0.66.hdf5"
+    save_checkpoint(model, path, EMOTIONS)
+    make_keras_2(path, "Sequential")
+    assert read_header(path).input_shape == (48, 48, 1)
+    np.testing.assert_allclose(probabilities(load_checkpoint(path)[0]), probabilities(model), atol=1e-6)
+
+
+def test_loads_a_network_of_another_precision_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        NETWORKS["tiny_XCEPTION"]((32, 32, 1), 7).save(tmp_path / "foreign.hdf5")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    loaded, _ = load_checkpoint(tmp_path / "foreign.hdf5")
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Bad files: each a line that names the file
+
+
+def attribute(name, value):
+    """A way to spoil a checkpoint: set one of its attributes."""
+
+    def spoil(path):
+        with h5py.File(path, "r+") as file:
+            file.attrs[name] = value
+
+    return spoil
+
+
+def plain_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def weights_only(path):
+    network().save_weights(path.with_name("x.weights.h5"))
+    path.with_name("x.weights.h5").rename(path)
+
+
+def keras_file(input_shape, *layers, outputs=7):
+    """A way to spoil a checkpoint: put another network in its place."""
+
+    def spoil(path):
+        inputs = x = keras.Input(input_shape)
+        for layer in (*layers, keras.layers.Flatten(), keras.layers.Dense(outputs)):
+            x = layer(x)
+        keras.Model(inputs, x).save(path)
+
+    return spoil
+
+
+def several_outputs(path):
+    inputs = keras.Input((32, 32, 1))
+    x = keras.layers.Flatten()(inputs)
+    keras.Model(inputs, [keras.layers.Dense(7)(x), keras.layers.Dense(7)(x)]).save(path)
+
+
+def damaged_inside(path):
+    content = bytearray(path.read_bytes())
+    content[60_000:120_000] = np.random.default_rng(0).bytes(60_000)
+    path.write_bytes(content)
+
+
+LAMBDA = keras.layers.Lambda(lambda x: x)
+BAD = {
+    "missing": (Path.unlink, FileNotFoundError, "no checkpoint at"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), FileNotFoundError, None),
+    "empty": (lambda path: path.write_bytes(b""), ValueError, "not a whole HDF5 file"),
+    "random bytes": (lambda path: path.write_bytes(os.urandom(5000)), ValueError, "not a whole HDF5 file"),
+    "truncated": (cut, ValueError, "not a whole HDF5 file"),
+    "damaged inside": (damaged_inside, ValueError, None),
+    "not Keras": (plain_hdf5, ValueError, "no Keras network"),
+    "weights only": (weights_only, ValueError, "no Keras network"),
+    "broken description": (attribute("model_config", "{"), ValueError, "damaged"),
+    "a number for a description": (attribute("model_config", 5), ValueError, None),
+    "an empty description": (attribute("model_config", "[]"), ValueError, None),
+    "broken labels": (attribute("emotions", "["), ValueError, "damaged"),
+    "a number for labels": (attribute("emotions", "5"), ValueError, None),
+    "text for labels": (attribute("emotions", '"abcdefg"'), ValueError, None),
+    "numbers as labels": (attribute("emotions", "[1, 2, 3, 4, 5, 6, 7]"), ValueError, None),
+    "too few labels": (attribute("emotions", json.dumps(LABELS)), ValueError, "one output per emotion.* 7.* 3"),
+    "five outputs": (keras_file((32, 32, 1), outputs=5), ValueError, "one output per emotion.* 5.* 7"),
+    "two rows of outputs": (several_outputs, ValueError, "one row of probabilities"),
+    "colour": (keras_file((48, 48, 3)), ValueError, r"grey images .*\(48, 48, 3\)"),
+    "code": (keras_file((48, 48, 1), LAMBDA), ValueError, "code in a Lambda layer"),
+    "code inside a layer": (
+        keras_file((32, 32, 1), keras.layers.TimeDistributed(LAMBDA)),
+        ValueError,
+        "code in a Lambda layer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_are_one_line(path, case):
+    spoil, kind, message = BAD[case]
+    spoil(path)
+    with pytest.raises(kind, match=message) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model", "model.tflite"])
+def test_other_suffixes_are_refused(path, name):
+    path = path.rename(path.with_name(name))
+    with pytest.raises(ValueError, match=rf"\.hdf5 or \.h5; found .*{name}"):
+        read_header(path)
+
+
+def test_code_is_not_run(path, tmp_path, monkeypatch):
+    """Neither a layer's function nor a class named by its module is reached."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        touch = {"command": f"touch {tmp_path / 'ran'}"}
+        config["config"]["layers"][-1] |= {"module": "os", "class_name": "system", "config": touch}
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(ValueError, match=str(path)) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The compiled form
+
+
+def refuse_to_run(*_, **__):
+    raise AssertionError("compiled again")
+
+
+def test_compiled_form_answers_as_keras_and_is_made_once(tmp_path, monkeypatch, emotion_cache):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT comes for some systems only")
+    path, model = tmp_path / "mini.hdf5", network("mini_XCEPTION", (48, 48, 1))
+    save_checkpoint(model, path, EMOTIONS)
+    compiled = compile_checkpoint(path)
+    content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert compiled == emotion_cache / f"mini.{content_hash[:16]}.tflite"
+
+    faces = np.random.default_rng(0).uniform(-1, 1, (1000, 48, 48, 1)).astype(np.float32)
+    lite = interpreter.Interpreter(str(compiled))
+    lite.resize_tensor_input(lite.get_input_details()[0]["index"], faces.shape)
+    lite.allocate_tensors()
+    lite.set_tensor(lite.get_input_details()[0]["index"], faces)
+    lite.invoke()
+    answers = lite.get_tensor(lite.get_output_details()[0]["index"])
+    np.testing.assert_allclose(answers, keras.ops.convert_to_numpy(model(faces)), atol=1e-4)
+
+    monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
+    assert compile_checkpoint(path) == compiled
+    beside = Path(shutil.copy(compiled, tmp_path))
+    assert compile_checkpoint(path) == beside
+    save_checkpoint(network("mini_XCEPTION", (48, 48, 1), seed=1), path, EMOTIONS)
+    with pytest.raises(AssertionError, match="compiled again"):
+        compile_checkpoint(path)
+
+
+def test_a_cache_named_relatively_is_in_the_users_folder(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("EMOTION_CACHE", "cache")
+    commands = []
+
+    def record(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(checkpoint.subprocess, "run", record)
+    compile_checkpoint(path)
+    assert Path(commands[0][-1]).parent == path.parent / "cache"
+
+
+def test_bad_files_do_not_reach_the_compiler(path, monkeypatch):
+    monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
+    cut(path)
+    with pytest.raises(ValueError, match="not a whole HDF5 file"):
+        compile_checkpoint(path)
+
+
+def test_a_network_that_can_not_be_compiled_is_one_line(path, emotion_cache):
+    before = set(emotion_cache.iterdir())
+    attribute("emotions", json.dumps(LABELS))(path)
+    with pytest.raises(ValueError, match="one output per emotion.* 7.* 3") as caught:
+        compile_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert set(emotion_cache.iterdir()) == before

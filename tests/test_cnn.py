@@ -1,0 +1,131 @@
+"""Tests of models/cnn.py: the sizes of the five networks, what they take and refuse, their maps, one training step."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from models.cnn import EMOTION_MAPS, NETWORKS
+
+ROOT = Path(__file__).parents[1]
+PARAMETERS = {
+    "simple_CNN": 642_935,
+    "simpler_CNN": 559_671,
+    "tiny_XCEPTION": 18_314,
+    "mini_XCEPTION": 58_423,
+    "big_XCEPTION": 208_871,
+}
+
+
+def faces(n, shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (n, *shape)).astype(np.float32)
+
+
+def numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts(name):
+    model = NETWORKS[name]((48, 48, 1), 7)
+    assert model.count_params() == PARAMETERS[name]
+    assert model.name == name
+
+
+def test_there_are_five():
+    assert list(NETWORKS) == list(PARAMETERS)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 1), (96, 96, 3), (33, 95, 1)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gives_probabilities_at_every_size(name, shape):
+    model = NETWORKS[name](shape, 5)
+    assert model.input_shape == (None, *shape)
+    probabilities = numpy(model(faces(2, shape)))
+    assert probabilities.shape == (2, 5)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+REFUSED = {
+    "too small": ((31, 48, 1), 7, 0, r"sides from 32 to 96 pixels and 1 or 3 channels; found \(31, 48, 1\)"),
+    "too large": ((48, 97, 1), 7, 0, r"sides from 32 to 96.*found \(48, 97, 1\)"),
+    "two channels": ((48, 48, 2), 7, 0, r"1 or 3 channels; found \(48, 48, 2\)"),
+    "no channels": ((48, 48), 7, 0, r"\(height, width, channels\).*found \(48, 48\)"),
+    "any size": ((None, None, 1), 7, 0, r"found \(None, None, 1\)"),
+    "a fraction": ((48.0, 48, 1), 7, 0, r"found \(48.0, 48, 1\)"),
+    "one emotion": ((48, 48, 1), 1, 0, "at least 2; found 1"),
+    "half an emotion": ((48, 48, 1), 2.5, 0, "whole number.*found 2.5"),
+    "no number": ((48, 48, 1), True, 0, "whole number.*found True"),
+    "negative penalty": ((48, 48, 1), 7, -0.1, "0 or more; found -0.1"),
+    "no penalty": ((48, 48, 1), 7, float("nan"), "0 or more; found nan"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(name, case):
+    *arguments, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        NETWORKS[name](*arguments)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_mean_of_an_emotions_map_is_its_logit(name):
+    model = NETWORKS[name]((48, 48, 1), 7)
+    layer = model.get_layer(EMOTION_MAPS)
+    assert [other for other in model.layers if isinstance(other, keras.layers.Conv2D)][-1] is layer
+    maps, probabilities = map(numpy, keras.Model(model.inputs, [layer.output, model.output])(faces(3, (48, 48, 1))))
+    assert maps.shape[1] >= 3 and maps.shape[2] >= 3 and maps.shape[3] == 7
+    odds = np.exp(maps.mean(axis=(1, 2)))
+    np.testing.assert_allclose(probabilities, odds / odds.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_l2_penalises_every_convolution_kernel(name):
+    model = NETWORKS[name]((32, 32, 1), 7, l2_regularization=0.01)
+    kernels = [weight for weight in model.trainable_weights if "kernel" in weight.name]
+    expected = 0.01 * sum(np.square(numpy(kernel)).sum() for kernel in kernels)
+    assert sum(float(loss) for loss in model.losses) == pytest.approx(expected, rel=1e-4)
+    assert not NETWORKS[name]((32, 32, 1), 7).losses
+
+
+# One step in a new process, on the backend that its environment names.
+STEP = """
+import keras, numpy as np
+from models.cnn import NETWORKS
+print(keras.backend.backend())
+rng = np.random.default_rng(0)
+x, y = rng.uniform(-1, 1, (8, 32, 32, 1)).astype("float32"), rng.integers(0, 7, 8)
+for name, build in NETWORKS.items():
+    model = build((32, 32, 1), 7)
+    before = model.get_weights()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.run_eagerly = EAGER  # far faster than compiling for a single step
+    assert np.isfinite(model.train_on_batch(x, y)), name
+    assert all((new != old).any() for new, old in zip(model.get_weights(), before)), name
+    print(name)
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_trains_on_either_backend(backend):
+    # JAX is an option of the user's: the project asks for TensorFlow only.
+    if backend == "jax" and not importlib.util.find_spec("jax"):
+        pytest.skip("JAX is not installed; it is not a requirement")
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    program = STEP.replace("EAGER", str(backend == "tensorflow"))
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [backend, *NETWORKS], done.stderr
+
+
+@pytest.mark.parametrize("module", ["models/cnn.py", "train_emotion_classifier.py"])
+def test_is_free_of_tensorflow(module):
+    source = (ROOT / module).read_text()
+    assert "tf." not in source and "import tensorflow" not in source and "from tensorflow" not in source

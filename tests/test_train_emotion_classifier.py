@@ -1,0 +1,576 @@
+"""Tests of train_emotion_classifier: short runs on drawn faces, broken off and resumed, and the pixels of augment."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+import drawn_faces
+import train_emotion_classifier as train
+from load_and_process import EMOTIONS, SPLITS, Split, exit_status, preprocess_images
+from models.checkpoint import load_checkpoint
+from models.cnn import NETWORKS
+
+ROOT = Path(__file__).parents[1]
+NETWORK = "tiny_XCEPTION"
+SMALL = ["--network", NETWORK, "--image-size", "32", "32", "--batch-size", "14", "--precision", "float32"]
+PER_EMOTION = {"Training": 8, "PublicTest": 3, "PrivateTest": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def eager():
+    """Run TensorFlow step by step: compiling a step takes longer than all the steps of these short runs."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def faces_csv(tmp_path_factory):
+    """A few drawn faces in FER2013's form, for runs in a process of their own."""
+    path = tmp_path_factory.mktemp("data") / "fer2013.csv"
+    with path.open("w") as file:
+        file.write("emotion,pixels,Usage\n")
+        for split, (faces, emotions) in drawn_faces.draw_dataset((32, 32), 0, PER_EMOTION).items():
+            for face, emotion in zip(faces, emotions, strict=True):
+                file.write(f"{emotion},{' '.join(map(str, face.ravel()))},{split}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, faces_csv):
+    """A run of three epochs on drawn faces: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("trained") / "made" / "on the way"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawn_faces, "IMAGES_PER_EMOTION", PER_EMOTION)
+        printed = []
+        patch.setattr(train, "print", lambda *text, **_: printed.append(" ".join(map(str, text))), raising=False)
+        arguments = ["--dataset", "drawn", "--epochs", "3", "--output-dir", str(folder)]
+        assert train.main([*SMALL, *arguments]) == 0
+    return folder, "\n".join(printed)
+
+
+def log(folder, name=NETWORK):
+    with (folder / f"{name}.log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def epochs_of(folder):
+    return [int(row["epoch"]) for row in log(folder)]
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in folder.glob("*.hdf5"))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refused(capsys, *arguments):
+    """(exit status, lines on standard error) of a run."""
+    capsys.readouterr()
+    try:
+        status = exit_status(train.main, [str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse's
+        status = stop.code
+    return status, capsys.readouterr().err.splitlines()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# A run from end to end
+
+
+def test_leaves_the_files_it_promises(trained):
+    folder, _ = trained
+    (best,) = checkpoints(folder)
+    others = [f"{NETWORK}.{name}" for name in ("curve.png", "log.csv", "resume.npz", "settings.json")]
+    assert sorted(os.listdir(folder)) == sorted([best, *others])
+    assert cv2.imread(str(folder / f"{NETWORK}.curve.png")).shape[1] > 600
+
+
+def test_log_has_a_row_per_epoch(trained):
+    rows = log(trained[0])
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    columns = {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
+    assert set(rows[0]) == columns
+    # As each epoch begins: half a cosine from 0.003 to 0 over three epochs.
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.003, 0.00225, 0.00075])
+
+
+def test_the_best_checkpoint_is_what_its_name_says(trained):
+    folder, _ = trained
+    (best,) = checkpoints(folder)
+    rows = [float(row["val_accuracy"]) for row in log(folder)]
+    losses = [float(row["val_loss"]) for row in log(folder)]
+    epoch = 1 + max(range(3), key=lambda i: (rows[i], -losses[i]))  # the lower loss where the accuracy is the same
+    assert best == f"{NETWORK}.{epoch:03d}-{max(rows):.4f}.hdf5"
+    model, emotions = load_checkpoint(folder / best)
+    faces, labels = drawn_faces.draw_dataset((32, 32), 0, PER_EMOTION)["PublicTest"]
+    assert emotions == EMOTIONS
+    answers = keras.ops.convert_to_numpy(model(preprocess_images(faces))).argmax(axis=1)
+    assert np.mean(answers == labels) == pytest.approx(max(rows), abs=1e-6)
+
+
+def test_settings_are_kept(trained):
+    folder, printed = trained
+    settings = json.loads((folder / f"{NETWORK}.settings.json").read_text())
+    expected = {"network": NETWORK, "dataset": "drawn", "epochs": 3, "image_size": [32, 32], "batch_size": 14}
+    assert expected.items() <= settings.items()
+    assert {"seed", "learning_rate", "rotation", "average_epochs", "keras", "backend"} <= set(settings)
+    assert f'"network": "{NETWORK}"' in printed
+
+
+def test_private_test_is_evaluated_once_at_the_end(trained):
+    lines = [line for line in trained[1].splitlines() if "PrivateTest" in line]
+    assert len(lines) == 1 and "of 14 faces" in lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Breaking off and going on
+
+
+def run_csv(folder, faces_csv, *arguments, network=NETWORK, stop_in=None):
+    """A run on the CSV; `stop_in`: the epoch, counted from 0, that Ctrl-C ends before anything of it is kept."""
+    keep = train.BestCheckpoint.on_epoch_end
+
+    def interrupt(self, epoch, logs):
+        if epoch == stop_in:
+            raise KeyboardInterrupt
+        keep(self, epoch, logs)
+        logs["val_loss"] = float(epoch)  # a plateau from the first epoch on, wherever this runs
+
+    arguments = [*SMALL, "--network", network, "--dataset", faces_csv, "--output-dir", folder, *arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.BestCheckpoint, "on_epoch_end", interrupt)
+        return exit_status(train.main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(("schedule", "network"), [("cosine", "simple_CNN"), ("plateau", "tiny_XCEPTION")])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, faces_csv, schedule, network):
+    monkeypatch.setattr(train, "plateau_patience", 2)  # an epoch before the break counts, and one after it
+    settings = ["--epochs", 4, "--schedule", schedule]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert run_csv(unbroken, faces_csv, *settings, network=network) == 0
+    assert run_csv(broken, faces_csv, *settings, network=network, stop_in=2) == 130
+    assert len(log(broken, network)) == 2
+    assert run_csv(broken, faces_csv, *settings, "--resume", network=network) == 0
+
+    assert checkpoints(broken) == checkpoints(unbroken)
+    for row, expected in zip(log(broken, network), log(unbroken, network), strict=True):
+        del row["seconds"], expected["seconds"]
+        assert {k: float(v) for k, v in row.items()} == pytest.approx({k: float(v) for k, v in expected.items()}, 1e-4)
+    with np.load(broken / f"{network}.resume.npz") as ours, np.load(unbroken / f"{network}.resume.npz") as theirs:
+        assert ours.files == theirs.files
+        for name in set(ours.files) - {"description"}:
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+    rates = [float(row["learning_rate"]) for row in log(broken, network)]
+    assert rates[-1] < rates[0]
+
+
+def start(folder, faces_csv, *arguments):
+    command = [sys.executable, "train_emotion_classifier.py", *SMALL, "--dataset", faces_csv, "--output-dir", folder]
+    command = [str(part) for part in (*command, "--epochs", 500, "--schedule", "plateau", *arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(process, folder, epoch):
+    deadline = time.monotonic() + 120
+    while not (folder / f"{NETWORK}.log.csv").exists() or epochs_of(folder)[-1] < epoch:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+def test_goes_on_after_ctrl_c_and_after_a_kill(tmp_path, faces_csv):
+    folder = tmp_path / "run"
+    process = start(folder, faces_csv)
+    wait_for_epoch(process, folder, 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "Traceback" not in process.stderr.read()
+    done = epochs_of(folder)
+    assert done == list(range(1, len(done) + 1))
+    assert (folder / f"{NETWORK}.curve.png").exists()
+
+    process = start(folder, faces_csv, "--resume")
+    wait_for_epoch(process, folder, done[-1] + 2)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    killed = epochs_of(folder)
+    assert killed == list(range(1, len(killed) + 1)) and len(killed) >= len(done) + 2
+
+    assert run_csv(folder, faces_csv, "--schedule", "plateau", "--epochs", len(killed) + 2, "--resume") == 0
+    assert epochs_of(folder) == list(range(1, len(killed) + 3))
+    with np.load(folder / f"{NETWORK}.resume.npz") as state:
+        best = json.loads(str(state["description"]))["best_name"]
+    assert best in checkpoints(folder) and load_checkpoint(folder / best)
+
+
+def test_resuming_a_finished_run_trains_no_further(tmp_path, trained, monkeypatch, capsys):
+    folder = Path(shutil.copytree(trained[0], tmp_path / "copy"))
+    monkeypatch.setattr(drawn_faces, "IMAGES_PER_EMOTION", PER_EMOTION)
+    before = (folder / f"{NETWORK}.resume.npz").read_bytes()
+    arguments = ["--dataset", "drawn", "--epochs", "3", "--output-dir", str(folder), "--resume"]
+    assert train.main([*SMALL, *arguments]) == 0
+    assert "after epoch 3 of 3" in capsys.readouterr().out
+    assert (folder / f"{NETWORK}.resume.npz").read_bytes() == before
+
+
+def test_a_run_can_be_moved(tmp_path, faces_csv, monkeypatch):
+    """The folder is named relatively, moved, and named from elsewhere; nothing better comes after."""
+    monkeypatch.chdir(tmp_path)
+    assert run_csv("here", faces_csv, "--epochs", 1, "--learning-rate", 1e-8) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(ROOT)
+    arguments = ["--epochs", 2, "--learning-rate", 1e-8, "--resume"]
+    assert run_csv(tmp_path / "there", faces_csv, *arguments) == 0
+    assert len(checkpoints(tmp_path / "there")) == 1
+
+
+def test_early_stopping_ends_a_run_for_good(tmp_path, faces_csv, monkeypatch):
+    keep = train.BestCheckpoint.on_epoch_end
+
+    def learn_nothing(self, epoch, logs):
+        keep(self, epoch, logs)
+        logs["val_accuracy"] = 0.5
+
+    monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", learn_nothing)
+    still = ["--epochs", 9, "--early-stopping-patience", 1]
+    assert run_csv(tmp_path, faces_csv, *still) == 0
+    assert epochs_of(tmp_path) == [1, 2]
+    assert run_csv(tmp_path, faces_csv, *still, "--resume") == 0
+    assert epochs_of(tmp_path) == [1, 2]
+    assert len(checkpoints(tmp_path)) == 1
+
+
+FULL_DISK = """
+import resource, sys
+import train_emotion_classifier as train
+import tensorflow as tf
+from load_and_process import exit_status
+tf.config.run_functions_eagerly(True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+sys.exit(exit_status(train.main))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_a_full_disk_leaves_what_was_saved(tmp_path, faces_csv, trained):
+    pytest.importorskip("tensorflow", reason="the run of its own is made fast by TensorFlow's eager mode")
+    folder = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    before = contents(folder)
+    command = [sys.executable, "-W", "ignore", "-c", FULL_DISK, *SMALL, "--dataset", faces_csv, "--output-dir", folder]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr[-500:]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {folder}") and "can't be written" in line
+    after = contents(folder)
+    settings = f"{NETWORK}.settings.json"
+    assert after.pop(settings) != before.pop(settings)  # small enough to be written still
+    assert after == before
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Bad input: one line and exit status 2
+
+
+BAD_FLAGS = {
+    "unknown network": (["--network", "huge_CNN"], ["huge_CNN", *NETWORKS]),
+    "no epochs": (["--epochs", "0"], ["--epochs", "at least 1", "found 0"]),
+    "half an epoch": (["--epochs", "1.5"], ["--epochs", "1.5"]),
+    "no faces per step": (["--batch-size", "0"], ["--batch-size", "at least 1"]),
+    "negative rate": (["--learning-rate", "-1"], ["--learning-rate", "found -1"]),
+    "no rate": (["--learning-rate", "nan"], ["--learning-rate", "found nan"]),
+    "negative decay": (["--weight-decay", "-0.1"], ["--weight-decay", "found -0.1"]),
+    "all smoothed": (["--label-smoothing", "1"], ["--label-smoothing", "below 1"]),
+    "no patience": (["--early-stopping-patience", "0"], ["--early-stopping-patience", "at least 1"]),
+    "negative seed": (["--seed", "-1"], ["--seed", "found -1"]),
+    "no seed": (["--seed", "x"], ["--seed", "'x'"]),
+    "unknown schedule": (["--schedule", "linear"], ["linear", "cosine", "plateau"]),
+    "unknown precision": (["--precision", "float8"], ["float8", "mixed_bfloat16"]),
+    "too small": (["--image-size", "31", "48"], ["32 to 96", "31"]),
+    "too large": (["--image-size", "48", "200"], ["32 to 96", "200"]),
+    "no size": (["--image-size", "0", "-3"], ["32 to 96", "-3"]),
+    "no data": (["--dataset", "nowhere.csv"], ["nowhere.csv"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_bad_flags(tmp_path, capsys, case):
+    flags, named = BAD_FLAGS[case]
+    status, lines = refused(capsys, "--dataset", tmp_path, "--output-dir", tmp_path / "models", *flags)
+    assert status == 2
+    assert "error: " in lines[-1 if lines[0].startswith("usage") else 0]
+    assert all(any(word in line for line in lines) for word in named)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_folder_without_images(tmp_path, capsys):
+    (tmp_path / "train" / "happy").mkdir(parents=True)
+    status, lines = refused(capsys, *SMALL, "--dataset", tmp_path, "--output-dir", tmp_path / "models")
+    assert (status, len(lines)) == (2, 1) and str(tmp_path) in lines[0]
+
+
+def test_a_folder_that_can_not_be_written(tmp_path, capsys, faces_csv):
+    (tmp_path / "file").write_text("in the way")
+    status, lines = refused(capsys, *SMALL, "--dataset", faces_csv, "--output-dir", tmp_path / "file" / "models")
+    assert (status, len(lines)) == (2, 1) and str(tmp_path / "file") in lines[0]
+
+
+def test_tensorboard_missing(tmp_path, capsys, monkeypatch, faces_csv):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    output = ["--output-dir", tmp_path / "models"]
+    status, lines = refused(capsys, *SMALL, "--dataset", faces_csv, *output, "--tensorboard")
+    assert (status, len(lines)) == (2, 1) and "pip install tensorboard" in lines[0]
+
+
+OTHER_RUNS = {
+    "another network": (["--network", "big_XCEPTION"], ["big_XCEPTION", NETWORK]),
+    "another size": (["--image-size", "48", "48"], ["image_size", "[32, 32]", "[48, 48]"]),
+    "another batch": (["--batch-size", "7"], ["batch_size", "14", "7"]),
+    "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_RUNS)
+def test_resuming_another_run(trained, capsys, case):
+    flags, named = OTHER_RUNS[case]
+    before = contents(trained[0])
+    status, lines = refused(capsys, *SMALL, "--dataset", "drawn", "--output-dir", trained[0], "--resume", *flags)
+    assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named)
+    assert contents(trained[0]) == before
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 999])
+def test_resuming_from_a_damaged_file(tmp_path, trained, capsys, damage):
+    state = tmp_path / f"{NETWORK}.resume.npz"
+    state.write_bytes(damage((trained[0] / state.name).read_bytes()))
+    status, lines = refused(capsys, *SMALL, "--dataset", "drawn", "--output-dir", tmp_path, "--resume")
+    assert (status, len(lines)) == (2, 1) and f"{state} is damaged" in lines[0] and "--resume" in lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Parts
+
+
+def numbered(emotions):
+    """A split whose every face is another."""
+    faces = np.zeros((len(emotions), 4, 4, 1), np.uint8)
+    faces[:, 0, 0, 0] = np.arange(len(emotions))
+    return Split(faces, np.array(emotions))
+
+
+def test_validates_on_public_test_where_there_is_one():
+    data = {split: numbered([number] * 3) for number, split in enumerate(SPLITS)}
+    kept, validation, name = train.training_and_validation(data, 0)
+    assert (kept, validation, name) == (data["Training"], data["PublicTest"], "PublicTest")
+
+
+def test_else_validates_on_a_stratified_tenth_of_training():
+    data = {"Training": numbered([0] * 100 + [3] * 30), "PrivateTest": numbered([0])}
+    kept, validation, _ = train.training_and_validation(data, 0)
+    assert np.bincount(validation.emotions).tolist() == [10, 0, 0, 3]
+    assert np.bincount(kept.emotions).tolist() == [90, 0, 0, 27]
+    numbers = [int(face[0, 0, 0]) for part in (kept, validation) for face in part.faces]
+    assert sorted(numbers) == list(range(130))
+
+
+@pytest.mark.parametrize("data", [{}, {"PublicTest": numbered([1])}, {"Training": numbered([0, 1])}])
+def test_too_little_to_train_on(data):
+    with pytest.raises(ValueError, match="Training") as caught:
+        train.training_and_validation(data, 0)
+    assert "\n" not in str(caught.value)
+
+
+PRECISIONS = {
+    "asked for": ("mixed_bfloat16", "jax", ["gpu:0"], "", "mixed_bfloat16"),
+    "asked for float32": ("float32", "tensorflow", [], "amx_bf16", "float32"),
+    "a processor with AVX512": ("auto", "tensorflow", [], "flags : sse avx512_bf16", "mixed_bfloat16"),
+    "a processor with AMX": ("auto", "tensorflow", [], "flags : amx_bf16 amx_tile", "mixed_bfloat16"),
+    "an older processor": ("auto", "tensorflow", [], "flags : sse avx2 avx512f", "float32"),
+    "an accelerator": ("auto", "tensorflow", ["gpu:0"], "flags : amx_bf16", "float32"),
+    "JAX": ("auto", "jax", [], "flags : amx_bf16", "float32"),
+    "not Linux": ("auto", "tensorflow", [], None, "float32"),
+}
+
+
+@pytest.mark.parametrize("case", PRECISIONS)
+def test_choose_precision(monkeypatch, case):
+    wanted, backend, devices, flags, expected = PRECISIONS[case]
+
+    def read_text(path, *_, **__):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return flags
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda *_: devices)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert train.choose_precision(wanted) == expected
+
+
+@pytest.mark.parametrize(("epochs", "peak"), [(10, 20), (2, 0)])
+def test_cosine_rises_to_its_peak_and_falls_to_zero(epochs, peak):
+    """Two epochs of warm-up out of ten, none in a run too short for it; ten steps each."""
+    args = types.SimpleNamespace(schedule="cosine", learning_rate=0.5, epochs=epochs, weight_decay=0.01)
+    optimizer = train.make_optimizer(args, steps_per_epoch=10)
+    rates = []
+    for step in range(10 * epochs + 1):
+        optimizer.iterations.assign(step)
+        rates.append(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
+    assert int(np.argmax(rates)) == peak and max(rates) == pytest.approx(0.5)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Augmentation
+
+RANGES = ("rotation", "zoom", "shift", "contrast", "brightness", "erasing")
+
+
+class Highest:
+    """A random generator whose every draw is the upper end, and whose chances never come."""
+
+    def uniform(self, low, high, size=None):
+        return np.full(size, high)
+
+    def random(self, size):
+        return np.ones(size)
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Set the augmentations given, and switch off all others."""
+
+    def set_them(**settings):
+        for name in RANGES:
+            monkeypatch.setattr(train, name, settings.get(name, 0.0))
+        monkeypatch.setattr(train, "flip", settings.get("flip", False))
+
+    return set_them
+
+
+def random_faces(n=64, height=9, width=9):
+    return np.random.default_rng(0).integers(0, 256, (n, height, width, 1), np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (32, 40)])
+def test_augment_shape_and_range(shape):
+    faces = random_faces(40, *shape)
+    images = train.augment(faces, np.random.default_rng(1))
+    assert (images.shape, images.dtype) == ((40, *shape, 1), np.float32)
+    assert images.min() >= -1 and images.max() <= 1
+    np.testing.assert_array_equal(images, train.augment(faces, np.random.default_rng(1)))
+    assert (images != train.augment(faces, np.random.default_rng(2))).any()
+    np.testing.assert_array_equal(faces, random_faces(40, *shape))
+
+
+def test_augment_by_nothing(only):
+    only()
+    faces = random_faces()
+    np.testing.assert_array_equal(train.augment(faces, np.random.default_rng(0)), preprocess_images(faces))
+
+
+def test_flip_mirrors_half_of_the_faces(only):
+    only(flip=True)
+    faces = random_faces(200, 8, 10)
+    images, as_they_are = train.augment(faces, np.random.default_rng(0)), preprocess_images(faces)
+    same = (images == as_they_are).all(axis=(1, 2, 3))
+    mirrored = (images == as_they_are[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same ^ mirrored).all() and 70 < mirrored.sum() < 130
+
+
+# Where (row, column) of the result comes from in a face of 9 x 9, whose centre is (4, 4); the border mirrors none of
+# these pixels into view again.
+MOVES = {
+    "a quarter turn": ({"rotation": 90.0}, (1, 1), (1, 7)),
+    "a half turn": ({"rotation": 180.0}, (1, 2), (7, 6)),
+    "half the size": ({"zoom": 1.0}, (2, 6), (0, 8)),
+    "two pixels": ({"shift": 2 / 9}, (3, 2), (5, 4)),
+    "a turn, then a shift": ({"rotation": 90.0, "shift": 1 / 9}, (4, 4), (5, 5)),
+}
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_augment_moves_pixels(only, case):
+    settings, to, source = MOVES[case]
+    only(**settings)
+    face = np.zeros((1, 9, 9, 1), np.uint8)
+    face[0, *source] = 255
+    image = train.augment(face, Highest())[0, :, :, 0]
+    assert np.argwhere(image == 1).tolist() == [list(to)]
+    assert (image == -1).sum() == 80
+
+
+def test_contrast_and_brightness_by_hand(only):
+    only(contrast=0.5, brightness=0.25)
+    face = np.array([0, 51, 102, 204], np.uint8).reshape(1, 2, 2, 1)  # -1, -0.6, -0.2, 0.6
+    expected = [-1, -0.65, -0.05, 1]  # times 1.5, plus 0.25, cut off at both ends
+    np.testing.assert_allclose(train.augment(face, Highest()).ravel(), expected, atol=1e-6)
+
+
+def test_erasing_fills_one_rectangle(only):
+    only(erasing=1.0)
+    faces = random_faces(20, 40, 40)
+    images, before = train.augment(faces, np.random.default_rng(0)), preprocess_images(faces)
+    for image, original in zip(images[..., 0], before[..., 0], strict=True):
+        rows, columns = np.nonzero(image != original)
+        box = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert len(np.unique(box)) == 1
+        assert all(0.15 * 40 - 2 <= side <= 0.4 * 40 for side in box.shape)
+
+
+def test_batches_follow_from_seed_epoch_and_batch():
+    faces, emotions = random_faces(30), np.arange(30) % 7
+    batches = {}
+    for seed, epoch, batch in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]:
+        for _ in range(2):
+            sequence = train.AugmentedFaces(faces, emotions, 8, seed)
+            sequence.epoch = epoch
+            images, labels = sequence[batch]
+            assert images.shape == (8, 9, 9, 1) and labels.shape == (8, 7) and (labels.sum(axis=1) == 1).all()
+            if (seed, epoch, batch) in batches:
+                np.testing.assert_array_equal(batches[seed, epoch, batch], images)
+            batches[seed, epoch, batch] = images
+    assert len({images.tobytes() for images in batches.values()}) == 4
+
+
+def test_every_face_at_most_once_an_epoch(only):
+    only()
+    sequence = train.AugmentedFaces(numbered([0] * 30).faces, np.arange(30) % 7, 8, seed=0)
+    assert len(sequence) == 3
+    orders = set()
+    for epoch in range(3):
+        sequence.epoch = epoch
+        drawn = [(sequence[batch][0][:, 0, 0, 0], sequence[batch][1].argmax(axis=1)) for batch in range(3)]
+        numbers = np.rint((np.concatenate([faces for faces, _ in drawn]) + 1) * 127.5).astype(int)
+        assert len(set(numbers)) == 24
+        orders.add(tuple(numbers))
+        np.testing.assert_array_equal(np.concatenate([labels for _, labels in drawn]), numbers % 7)
+    assert len(orders) == 3
+
+
+def test_fewer_faces_than_a_batch():
+    sequence = train.AugmentedFaces(random_faces(5), np.arange(5), 128, seed=0)
+    assert len(sequence) == 1 and len(sequence[0][0]) == 5
