@@ -119,7 +119,8 @@ def run(frames, detect, classify, smooth, records, window, summary):
             smooth.forget()
         faces = smooth(boxes, probabilities, frame.time_s)
         summary.add(faces)
-        annotated = draw(frame.image, faces, classify.emotions, None if frames.still else summary.rate)
+        rate = f"{summary.rate:.0f} fps" if summary.rate and not frames.still else ""
+        annotated = draw(frame.image, faces, classify.emotions, "  ".join(filter(None, (frames.note, rate))))
         for record in records:
             record(frame, annotated, faces)
         if window and not window.show(annotated, frames.due(frame)):
@@ -145,8 +146,9 @@ def open_source(source, endless=True):
 
     Returns:
         `Live`, `Video` or `Stills`: a context manager that iterates over `Frame`.  Its `name` is fit for a file name,
-        `fps` is that of a recording, `still` tells images without a time between them, `broken` counts what could not
-        be read, and `due(frame)` is the monotonic time until which a frame should be shown.
+        `fps` is that of a recording, `note` is shown in the picture, `still` tells images without a time between
+        them, `broken` counts what could not be read, and `due(frame)` is the monotonic time until which a frame
+        should be shown.
 
     Raises:
         FileNotFoundError, ValueError: there is no such source, or it can't be read; one line.
@@ -165,7 +167,9 @@ def open_source(source, endless=True):
     if text == "drawn":
         from drawn_faces import DrawnFaceCapture
 
-        return Video(DrawnFaceCapture(frames=None if endless else 455), "drawn")  # 7 times 2.6 s at 25 frames/s
+        frames = Video(DrawnFaceCapture(frames=None if endless else 455), "drawn")  # 7 times 2.6 s at 25 frames/s
+        frames.note = "a drawing, no person"
+        return frames
     if text.isdecimal():
         return Live(int(text))
     if "://" in text:
@@ -192,7 +196,7 @@ class SourceLost(ValueError):
 class _Source:
     """What all sources share; see `open_source`."""
 
-    still, broken, fps, path = False, 0, 30.0, None
+    still, broken, fps, path, note = False, 0, 30.0, None, ""
 
     def __enter__(self):
         return self
@@ -503,14 +507,14 @@ def _distance(box, other):
 
 
 # ---------------------------------------------------------------------------------------------------- picture
-def draw(image, faces, emotions, rate=None):
+def draw(image, faces, emotions, note=""):
     """Boxes, labels and, for the largest face, a bar per emotion.
 
     Args:
         image: uint8 (h, w, 3), BGR.
         faces: list of `Face`.
         emotions: labels in the order of their probabilities.
-        rate: frames per second to show, or None.
+        note: what to write into the lower left corner.
 
     Returns:
         A new picture of the same size.
@@ -530,9 +534,8 @@ def draw(image, faces, emotions, rate=None):
         largest = max(faces, key=lambda face: face.box[2] * face.box[3])
         labelled = [(x, y - line, w, h + line) for x, y, w, h in (face.box for face in faces)]
         _bars(image, largest, labelled, emotions, unit)
-    if rate:
-        label = f"{rate:.0f} fps"
-        _tag(image, label, (0, height), BLACK, 0.8 * unit)
+    if note:
+        _tag(image, note, (0, height), BLACK, 0.8 * unit)
     return image
 
 
@@ -544,7 +547,7 @@ def _bars(image, face, boxes, emotions, unit):
     bar, margin = round(90 * unit), round(8 * unit)
     w, h = widest + bar + _text_size("100%", text)[0] + 2 * margin, line * len(emotions) + margin
     right, bottom = width - w - margin, height - h - margin
-    corners = [(margin, margin), (right, margin), (right, bottom)]  # the fourth shows the frame rate
+    corners = [(margin, margin), (right, margin), (right, bottom)]  # the fourth has the note
     left, top = min(corners, key=lambda corner: sum(_overlap((*corner, w, h), box) for box in boxes))
     left, top = max(0, left), max(0, top)
     panel = image[top : top + h, left : left + w]

@@ -193,7 +193,7 @@ def test_drawing_leaves_the_frame_alone_and_keeps_its_size(width, height):
     frame = np.full((height, width, 3), 100, np.uint8)
     side = min(width, height) // 3
     face = live.Face(0, (width - side, height - side // 2, side, side), np.eye(7)[3])
-    picture = live.draw(frame, [face], EMOTIONS, rate=30)
+    picture = live.draw(frame, [face], EMOTIONS, note="30 fps")
     assert picture.shape == frame.shape and (frame == 100).all() and (picture != 100).any()
 
 
