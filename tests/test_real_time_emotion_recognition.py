@@ -19,7 +19,7 @@ from Xlib.protocol.event import ClientMessage
 import real_time_emotion_recognition as live
 from drawn_faces import DrawnFaceCapture, Identity
 from load_and_process import EMOTIONS, exit_status, load_fer2013_data, preprocess_images
-from models.checkpoint import load_checkpoint
+from models.checkpoint import compile_checkpoint, load_checkpoint, save_checkpoint
 
 SCRIPT = Path(live.__file__)
 MODEL = str(SCRIPT.parent / "models" / "mini_XCEPTION.hdf5")
@@ -148,13 +148,16 @@ def test_several_models_are_averaged(classifier, drawn_frame, tmp_path):
     frame, truth = drawn_frame
     network, emotions = load_checkpoint(MODEL)
     network.set_weights([weight * 0.9 for weight in network.get_weights()])
-    from models.checkpoint import save_checkpoint
-
     save_checkpoint(network, tmp_path / "other.hdf5", emotions)
     other = live.EmotionClassifier([tmp_path / "other.hdf5"])(frame, truth)
     both = live.EmotionClassifier([MODEL, tmp_path / "other.hdf5"])(frame, truth)
     assert np.abs(other - classifier(frame, truth)).max() > 0.01
     np.testing.assert_allclose(both, (other + classifier(frame, truth)) / 2, atol=1e-6)
+
+
+def test_the_weights_that_come_with_the_project_come_compiled():
+    compiled = compile_checkpoint(MODEL)
+    assert compiled.parent == Path(MODEL).parent, "run: python -m models.checkpoint models/mini_XCEPTION.hdf5"
 
 
 # ------------------------------------------------------------------------------------------------------------ memory
