@@ -1,0 +1,44 @@
+"""The whole way as a user goes it: train on drawn faces, try the checkpoint live, measure it."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from drawn_faces import DrawnFaceCapture
+from load_and_process import EMOTIONS
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(folder, script, *arguments):
+    """What a script prints, started from some other folder."""
+    command = [sys.executable, ROOT / script, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_train_on_drawn_faces_then_name_them_live_and_measure_them(tmp_path):
+    told = run(tmp_path, "train_emotion_classifier.py", "--dataset", "drawn", "--epochs", "20", "--output-dir", "here")
+    checkpoint = re.search(r"real_time_emotion_recognition.py --model (\S+)$", told, re.MULTILINE)[1]
+
+    run(tmp_path, "real_time_emotion_recognition.py", "--model", checkpoint, "--source", "drawn", "--headless",
+        "--csv", "live.csv")  # fmt: skip
+    truth, named = DrawnFaceCapture(frames=455), {}
+    with open(tmp_path / "live.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            truth.read()
+            if truth.expected and float(row["time_s"]) % 2.6 > 1:  # the smoothing has forgotten the one before
+                named.setdefault(truth.expected, []).append(row["emotion"])
+    right = {emotion: names.count(emotion) / len(names) for emotion, names in named.items()}
+    assert set(right) == set(EMOTIONS)
+    assert sum(share > 0.9 for share in right.values()) >= 6, right
+
+    run(tmp_path, "evaluate_emotion_classifier.py", checkpoint, "--dataset", "drawn", "--output-dir", "pictures",
+        "--json", "figures.json")  # fmt: skip
+    (figures,) = json.loads((tmp_path / "figures.json").read_text())["models"]
+    assert figures["accuracy"] > 0.9 and figures["network"] == "mini_XCEPTION"
+    assert f"{figures['accuracy']:.4f}" in Path(checkpoint).name
