@@ -100,8 +100,10 @@ def main(argv=None):
         summary, ended_by = Summary(classify.emotions), None
         try:
             run(frames, detect, classify, Smoother(args.smoothing), records, window, summary)
-        except (KeyboardInterrupt, SourceLost) as error:  # what was recorded until then is whole, and kept
-            ended_by = error
+        except (KeyboardInterrupt, SourceLost) as error:
+            if not summary.count:
+                raise
+            ended_by = error  # what was recorded until then is whole, and kept
     print(summary)
     for path in filter(None, (args.output, args.csv)):
         print(f"written: {path}")

@@ -322,8 +322,10 @@ def test_camera_gives_its_newest_frame_then_says_that_it_stopped():
 def test_camera_that_delivers_nothing_is_one_line(monkeypatch, capfd, tmp_path):
     opened = live.Live
     monkeypatch.setattr(live, "Live", lambda source: opened(source, lambda source: FakeCamera(0), patience=0.2))
-    assert run("--source", 0, "--headless", "--csv", tmp_path / "a.csv") == 2
-    assert "camera 0 stopped delivering after 0 frames" in capfd.readouterr().err
+    assert run("--source", 0, "--headless", "--csv", tmp_path / "a.csv", "--output", tmp_path / "a.mp4") == 2
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and "camera 0 stopped delivering after 0 frames" in told
+    assert not list(tmp_path.iterdir())
 
 
 def test_grey_camera():
@@ -450,7 +452,9 @@ def test_a_real_window_shows_the_faces_until_the_user_ends_it(display, ending, t
         xdotool("key", "--window", window, ending)
     out, told = process.communicate(timeout=20)
     assert process.returncode == 0, told
-    assert re.match(r"\d+ frames", out) and rows(tmp_path / "a.csv")[0]["emotion"] == "neutral"
+    assert re.match(r"\d+ frames", out)
+    named = [row["emotion"] for row in rows(tmp_path / "a.csv")]
+    assert max(set(named), key=named.count) == "neutral"  # the first of the seven
 
 
 @pytest.mark.parametrize("address", ["", ":4711", "nonsense", "127.0.0.1:4711"])
