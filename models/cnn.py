@@ -118,7 +118,10 @@ def _conv_bn_relu(x, filters, kernel, strides=1, padding="same", use_bias=True, 
 
 def _xception_module(x, filters, l2):
     """Two separable convolutions, halved, beside a strided 1x1 shortcut: (n, h, w, c) -> (n, h/2, w/2, filters)."""
-    shortcut = layers.Conv2D(filters, 1, strides=2, padding="same", use_bias=False, kernel_regularizer=l2)(x)
+    # Every other pixel, then 1x1, is the strided convolution; its gradient crashes TensorFlow 2.21's oneDNN on some
+    # processors at odd batch sizes.
+    shortcut = layers.MaxPooling2D(1, strides=2, padding="same")(x)
+    shortcut = layers.Conv2D(filters, 1, use_bias=False, kernel_regularizer=l2)(shortcut)
     shortcut = layers.BatchNormalization()(shortcut)
     x = _separable_bn(x, filters, l2)
     x = layers.Activation("relu")(x)
