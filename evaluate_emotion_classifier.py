@@ -28,6 +28,7 @@ import numpy as np
 
 from load_and_process import (
     EMOTIONS,
+    SPLIT_FOLDERS,
     Parser,
     dataset,
     exit_status,
@@ -36,6 +37,7 @@ from load_and_process import (
     preprocess_images,
     quiet_start,
     replacing,
+    spelled,
 )
 from models.checkpoint import load_checkpoint, read_header
 
@@ -99,7 +101,12 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("models", type=Path, nargs="+", metavar="MODEL.hdf5", help="checkpoint; several are also measured together")
     add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder, or drawn (default: %(default)s)")
-    add("--split", default=split, help="PublicTest or PrivateTest (default: %(default)s)")
+    add(
+        "--split",
+        type=lambda name: spelled(name, SPLIT_FOLDERS) or name,
+        default=split,
+        help="PublicTest or validation, PrivateTest or test (default: %(default)s)",
+    )
     add("--output-dir", type=Path, default=output_dir, help="where the pictures go (default: %(default)s)")
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures")
     add("--flip", action="store_true", default=flip, help="also measure with each face's mirror image averaged in")

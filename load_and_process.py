@@ -160,7 +160,7 @@ def _data_in(folder: Path) -> Path | None:
     for name in CSV_NAMES:
         if (folder / name).is_file():
             return folder / name
-    return folder if any(_spelled(child.name, SPLIT_FOLDERS) for child in _subfolders(folder)) else None
+    return folder if any(spelled(child.name, SPLIT_FOLDERS) for child in _subfolders(folder)) else None
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -169,8 +169,8 @@ def _subfolders(folder: Path) -> list[Path]:
     return [path for path in folders if not path.name.startswith((".", "__"))]
 
 
-def _spelled(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
-    """Return the key of `spellings` that `name` is a spelling of."""
+def spelled(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
+    """Return the key of `spellings` (EMOTION_FOLDERS or SPLIT_FOLDERS) that `name` is a spelling of, or None."""
     return next((key for key, names in spellings.items() if name.lower() in names), None)
 
 
@@ -319,9 +319,9 @@ def _list_images(folder: Path) -> list[tuple[int, int, Path]]:
     """Return (index of SPLITS, emotion, path) of every image in `folder`."""
     images = []
     for split_folder in _subfolders(folder):
-        split = _spelled(split_folder.name, SPLIT_FOLDERS)
+        split = spelled(split_folder.name, SPLIT_FOLDERS)
         for emotion_folder in _subfolders(split_folder) if split else ():
-            emotion = _spelled(emotion_folder.name, EMOTION_FOLDERS)
+            emotion = spelled(emotion_folder.name, EMOTION_FOLDERS)
             if emotion is None:
                 raise ValueError(
                     f"{emotion_folder}: a folder must be named after one of {', '.join(EMOTIONS)}; found "

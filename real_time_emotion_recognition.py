@@ -3,9 +3,10 @@
     python real_time_emotion_recognition.py                      # the camera; a drawn face if there is none
     python real_time_emotion_recognition.py --source clip.mp4 --output annotated.mp4 --csv clip.csv
     python real_time_emotion_recognition.py --source photo.jpg --headless --output annotated.png
-    python real_time_emotion_recognition.py --model models/mini_XCEPTION.hdf5 models/big_XCEPTION.hdf5
+    python real_time_emotion_recognition.py --model mine.hdf5 models/mini_XCEPTION.hdf5     # averaged
 
-q, Esc or closing the window ends it.  Images never leave the machine, and nothing is stored unless asked for.
+q, Esc or closing the window ends it.  Images never leave the machine.  Nothing is stored unless asked for with --output
+or --csv, or, where there is neither a display nor --headless, in output/, which it says.
 """
 
 import contextlib
@@ -67,10 +68,22 @@ def parse_args(argv=None):
     add("--source", default=source, help="camera number, video, image, folder, stream URL or drawn (default: camera 0)")
     add("--model", type=Path, nargs="+", default=model, metavar="MODEL.hdf5", help="checkpoint; several are averaged")
     add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
-    add("--output", type=Path, default=output, metavar="FILE", help="write the annotated video or image")
+    add(
+        "--output",
+        type=Path,
+        default=output,
+        metavar="FILE",
+        help="write the annotated video or image, or folder of images",
+    )
     add("--csv", type=Path, default=csv, metavar="FILE", help="write a row per face per frame")
     add("--headless", action="store_true", default=headless, help="open no window")
-    add("--smoothing", type=float, default=smoothing, help="time constant in seconds, 0: none (default: %(default)s)")
+    add(
+        "--smoothing",
+        type=float,
+        default=smoothing,
+        metavar="SECONDS",
+        help="time constant of each face's average over time, 0: none (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     if not 0 <= args.smoothing < math.inf:
         parser.error(f"argument --smoothing: must be 0 or more seconds; found {args.smoothing}")
@@ -91,6 +104,7 @@ def main(argv=None):
         if not (display or args.headless or args.output or args.csv):
             args.output, args.csv = default_outputs(frames)
             print(f"no display: writing {args.output} and {args.csv}", file=sys.stderr)
+        refuse_overwriting(args.output, args.csv, [*frames.inputs, *args.model, cascade_path])
         records = []
         if args.csv:
             records.append(stack.enter_context(csv_recorder(args.csv, classify.emotions)))
@@ -125,6 +139,8 @@ def run(frames, detect, classify, smooth, records, window, summary):
         annotated = draw(frame.image, faces, classify.emotions, "  ".join(filter(None, (frames.note, rate))))
         for record in records:
             record(frame, annotated, faces)
+        if frames.still:
+            print(f"{frame.number} {frame.name}: {describe(faces, classify.emotions)}")
         if window and not window.show(annotated, frames.due(frame)):
             break
 
@@ -149,8 +165,8 @@ def open_source(source, endless=True):
     Returns:
         `Live`, `Video` or `Stills`: a context manager that iterates over `Frame`.  Its `name` is fit for a file name,
         `fps` is that of a recording, `note` is shown in the picture, `still` tells images without a time between
-        them, `broken` counts what could not be read, and `due(frame)` is the monotonic time until which a frame
-        should be shown.
+        them, `folder` a folder of them, `inputs` are the files it reads, `broken` counts what could not be read, and
+        `due(frame)` is the monotonic time until which a frame should be shown.
 
     Raises:
         FileNotFoundError, ValueError: there is no such source, or it can't be read; one line.
@@ -166,6 +182,8 @@ def open_source(source, endless=True):
             )
             source = "drawn"
     text = str(source)
+    if not text:
+        raise ValueError("a source is a camera number, a file, a folder, a URL or drawn; found an empty name")
     if text == "drawn":
         from drawn_faces import DrawnFaceCapture
 
@@ -198,7 +216,7 @@ class SourceLost(ValueError):
 class _Source:
     """What all sources share; see `open_source`."""
 
-    still, broken, fps, path, note = False, 0, 30.0, None, ""
+    still, folder, broken, fps, inputs, note = False, False, 0, 30.0, (), ""
 
     def __enter__(self):
         return self
@@ -224,10 +242,13 @@ class Live(_Source):
         self.capture = open_capture(source)
         if not self.capture.isOpened():
             self.capture.release()
-            raise ValueError(
-                f"{self.label} can't be opened: check that it is connected, that no other program uses it and that "
-                "this one may (system settings, privacy, camera); other cameras have other numbers"
+            advice = (
+                "check the address and the network"
+                if isinstance(source, str)
+                else "check that it is connected, that no other program uses it and that this one may (system "
+                "settings, privacy, camera); other cameras have other numbers"
             )
+            raise ValueError(f"{self.label} can't be opened: {advice}")
         self._fresh, self._frame, self._running = threading.Condition(), None, True
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -266,6 +287,7 @@ class Video(_Source):
 
     def __init__(self, capture, name, path=None):
         self.capture, self.name, self.path = capture, name, path
+        self.inputs = () if path is None else (path,)
         opened, self._first = capture.read() if capture.isOpened() else (False, None)
         if not opened:
             capture.release()
@@ -300,6 +322,7 @@ class Stills(_Source):
 
     def __init__(self, paths, path, folder=False):
         self.paths, self.path, self.name, self.folder = paths, path, path.resolve().stem, folder
+        self.inputs = (path, *paths)
 
     def __iter__(self):
         number = 0
@@ -334,6 +357,7 @@ def find_cascade(name):
 
     Raises:
         FileNotFoundError: it is in none of the three.
+        ValueError: this OpenCV has no Haar cascades.
     """
     if not hasattr(cv2, "CascadeClassifier"):
         raise ValueError(
@@ -525,6 +549,10 @@ def draw(image, faces, emotions, note=""):
     height, width = image.shape[:2]
     unit = max(0.4, min(height / 480, width / 640))  # 1 at 640x480
     line = _text_size("", unit)[1]
+    if faces and min(height, width) >= 160:
+        largest = max(faces, key=lambda face: face.box[2] * face.box[3])
+        labelled = [(x, y - line, w, h + line) for x, y, w, h in (face.box for face in faces)]
+        _bars(image, largest, labelled, emotions, unit)
     for face in faces:
         x, y, w, h = face.box
         best = int(np.argmax(face.probabilities))
@@ -532,10 +560,6 @@ def draw(image, faces, emotions, note=""):
         cv2.rectangle(image, (x, y), (x + w, y + h), colour, max(1, round(2 * unit)), cv2.LINE_AA)
         label = f"{emotions[best]} {face.probabilities[best]:.0%}"
         _tag(image, label, (x, y - line if y >= line else y + h), colour, unit)
-    if faces and min(height, width) >= 160:
-        largest = max(faces, key=lambda face: face.box[2] * face.box[3])
-        labelled = [(x, y - line, w, h + line) for x, y, w, h in (face.box for face in faces)]
-        _bars(image, largest, labelled, emotions, unit)
     if note:
         _tag(image, note, (0, height), BLACK, 0.8 * unit)
     return image
@@ -650,11 +674,28 @@ class Window:
 
 
 # ---------------------------------------------------------------------------------------------------- records
+def describe(faces, emotions):
+    """What the faces of a picture show, as a line."""
+    best = [int(np.argmax(face.probabilities)) for face in faces]
+    named = (f"{emotions[i]} {face.probabilities[i]:.0%}" for i, face in zip(best, faces, strict=True))
+    return ", ".join(named) or "no face found"
+
+
 def default_outputs(frames):
     """Where picture and CSV go when nobody said: output/NAME.mp4, .png or a folder, and output/NAME.csv."""
     folder = ROOT / "output"
     kind = ("" if frames.folder else ".png") if frames.still else ".mp4"
     return folder / f"{frames.name}{kind}", folder / f"{frames.name}.csv"
+
+
+def refuse_overwriting(output, csv, inputs):
+    """ValueError where --output or --csv names a file that is read, or both name the same."""
+    read = {Path(path).resolve() for path in inputs}
+    for flag, path in (("--output", output), ("--csv", csv)):
+        if path and path.resolve() in read:
+            raise ValueError(f"{flag} would overwrite {path}, which is read here; give another name")
+    if output and csv and output.resolve() == csv.resolve():
+        raise ValueError(f"--output and --csv are two files; found {output} for both: give one another name")
 
 
 @contextlib.contextmanager
@@ -717,12 +758,10 @@ def recorder(path, frames):
     """The recorder for what --output names: a video, an image, or a folder for a folder of images.
 
     Raises:
-        ValueError: the ending fits no such file, or the source itself would be overwritten.
+        ValueError: the ending fits no such file.
     """
     suffix = path.suffix.lower()
-    if frames.path and path.resolve() == Path(frames.path).resolve():
-        raise ValueError(f"--output would overwrite the source {frames.path}; give another name")
-    if frames.still and frames.folder:
+    if frames.folder:
         if suffix in VIDEO_CODECS or suffix in IMAGE_SUFFIXES:
             raise ValueError(
                 f"a folder of images is written to a folder, a name without an ending; found --output {path}"
@@ -758,9 +797,14 @@ class Summary:
         faces = self.seen.total()
         shares = ", ".join(f"{emotion} {count / faces:.0%}" for emotion, count in self.seen.most_common())
         return (
-            f"{self.count} frames in {self.frames.elapsed():.1f} s ({self.frames.fps():.0f} per second), "
-            f"{faces} faces{': ' if shares else ''}{shares}"
+            f"{_counted(self.count, 'frame')} in {self.frames.elapsed():.1f} s ({self.frames.fps():.0f} per second), "
+            f"{_counted(faces, 'face')}{': ' if shares else ''}{shares}"
         )
+
+
+def _counted(count, noun):
+    """The number and its noun, in the plural unless it is one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def parse_args(argv=None):
         help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})",
     )
     add("--batch-size", type=_number(int, 1), default=batch_size, help="faces per step")
-    add("--learning-rate", type=_number(float, 1e-8), default=learning_rate, help="at its peak")
+    add("--learning-rate", type=_number(float, 1e-8, 100), default=learning_rate, help="at its peak")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
     add("--weight-decay", type=_number(float, 0), default=weight_decay, help="AdamW's, on kernels only")
     add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
@@ -126,6 +126,11 @@ def main(argv=None):
         for name in ("settings.json", "log.csv", "curve.png", "resume.npz")
     }
     saved = read_saved_run(args, run_file["resume.npz"]) if args.resume else None
+    if not args.resume and run_file["resume.npz"].exists():
+        print(
+            f"note: {args.output_dir} holds an earlier run of {args.network}; the first finished epoch replaces it "
+            "(its .hdf5 stays). To go on with it instead: Ctrl-C, and --resume"
+        )
 
     boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
     keras.utils.set_random_seed(args.seed)
@@ -134,9 +139,9 @@ def main(argv=None):
     data = load_fer2013_data(args.dataset, tuple(args.image_size))
     train, validation, validated_on = training_and_validation(data, args.seed)
     settings = resolved_settings(args)
-    print(json.dumps(settings, indent=2))
     with replacing(run_file["settings.json"]) as partial:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
+    print(json.dumps(settings, indent=2))
     print(f"{len(train.faces)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
     batches = AugmentedFaces(train.faces, train.emotions, args.batch_size, args.seed)
@@ -163,7 +168,9 @@ def main(argv=None):
     record = RunRecord(
         batches, best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved
     )
-    if saved:
+    if saved and record.epochs_done >= args.epochs:
+        print(f"the run is complete, {record.epochs_done} epochs; more --epochs go on with it", flush=True)
+    elif saved:
         print(f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}", flush=True)
     try:
         if record.epochs_done < args.epochs and not record.stopped_early(args.early_stopping_patience):
@@ -183,7 +190,8 @@ def main(argv=None):
         raise
     finally:
         if record.rows and not isinstance(sys.exception(), OSError):  # a full disk has had its say
-            draw_learning_curve(record.rows, run_file["curve.png"], f"{args.network}, validated on {validated_on}")
+            title = f"{args.network}, validated on {validated_on}"
+            draw_learning_curve(record.rows, run_file["curve.png"], title, args.label_smoothing)
 
     print(f"best checkpoint: {best.path}")
     trained, _ = load_checkpoint(best.path)
@@ -465,7 +473,7 @@ def read_saved_run(args, path):
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
     before, now = saved["settings"], resolved_settings(args)
-    for name in ("network", "image_size", "batch_size", "schedule"):
+    for name in ("network", "dataset", "image_size", "batch_size", "schedule"):
         if before.get(name) != now[name]:
             raise ValueError(
                 f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "
@@ -494,7 +502,8 @@ def resolved_settings(args):
         "erasing",
     )
     flags = {name: value for name, value in vars(args).items() if name != "resume"}
-    flags |= {"image_size": list(args.image_size), "dataset": str(args.dataset), "output_dir": str(args.output_dir)}
+    data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
+    flags |= {"image_size": list(args.image_size), "dataset": data, "output_dir": str(args.output_dir)}
     versions = {"keras": keras.__version__, "backend": keras.backend.backend()}
     return flags | {name: globals()[name] for name in names} | versions
 
@@ -514,15 +523,16 @@ def accuracy(model, faces, emotions):
     return float(np.mean(probabilities.argmax(axis=1) == emotions))
 
 
-def draw_learning_curve(rows, path, title):
-    """Accuracy and loss per epoch, of Training (augmented faces) and validation, as a PNG."""
+def draw_learning_curve(rows, path, title, smoothed):
+    """Accuracy and loss per epoch, of Training (augmented faces, smoothed labels) and validation, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     epoch = [row["epoch"] for row in rows]
     for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-        axes.plot(epoch, [row[name] for row in rows], color="#0072B2", label="training, augmented")
+        augmented = "training, augmented" + (", labels smoothed" if smoothed and name == "loss" else "")
+        axes.plot(epoch, [row[name] for row in rows], color="#0072B2", label=augmented)
         axes.plot(epoch, [row[f"val_{name}"] for row in rows], color="#D55E00", label="validation")
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.3)

@@ -316,6 +316,8 @@ def test_printed_tables_and_summaries(networks, few, tmp_path, capsys):
     (summary,) = [line for line in lines if "right (95% interval" in line]
     assert summary.startswith(f"{networks['first']}: ") and "macro-F1" in summary and "flip" not in summary
     assert lines[-1] == f"pictures: {tmp_path}"
+    assert run(networks["first"], "--dataset", few, "--split", "test", "--output-dir", tmp_path) == 0
+    assert capsys.readouterr().out.splitlines() == lines  # the folder's name for it
 
 
 def test_fewer_labels_in_the_data(networks, few, tmp_path):
@@ -433,7 +435,7 @@ def test_no_mistakes_still_make_a_picture(tmp_path):
         (["first", "three"], [], ["must name the same emotions", "three.hdf5 with sad, contempt"]),
         (["three"], [], ["must know every emotion", "three.hdf5", "angry, disgust, fear, surprise"]),
         (["first"], ["--split", "PrivateTest"], ["Training or PublicTest", "found PrivateTest"]),
-        (["first"], ["--split", "Test"], ["Training or PublicTest", "found Test"]),
+        (["first"], ["--split", "Exam"], ["Training or PublicTest", "found Exam"]),
         (["first"], ["--output-dir", "{file}"], ["can't be written"]),
         (["first"], ["--json", "{file}/figures.json"], ["can't be written"]),
         (["first"], ["--json", "{folder}"], ["--json must name a file"]),

@@ -270,7 +270,9 @@ def test_folder_of_images_goes_on_after_a_broken_one(photograph, tmp_path, capfd
     cv2.imwrite(str(tmp_path / "in" / "c.jpg"), np.zeros((64, 64, 3), np.uint8))
     status = run("--source", tmp_path / "in", "--headless", "--output", tmp_path / "out", "--csv", tmp_path / "a.csv")
     assert status == 1
-    assert "b.png is not an image that can be read" in capfd.readouterr().err
+    told = capfd.readouterr()
+    assert "b.png is not an image that can be read" in told.err
+    assert re.search(r"^0 a.png: happy \d\d%\n1 c.jpg: no face found\n2 frames in .* 1 face: happy", told.out)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.jpg"]
     assert [row["frame"] for row in rows(tmp_path / "a.csv")] == ["0"]
 
@@ -345,6 +347,7 @@ def damaged(name, content):
 
 BAD_INPUT = {
     "camera out of range": (["--source", "99"], "camera 99 can't be opened"),
+    "empty name": (["--source", ""], "found an empty name"),
     "missing file": (["--source", "nowhere.mp4"], "nothing at nowhere.mp4"),
     "empty video": (["--source", damaged("a.mp4", b"")], "a.mp4 is empty"),
     "damaged video": (
@@ -354,7 +357,7 @@ BAD_INPUT = {
     "not a video": (["--source", damaged("a.txt", b"hello")], "not a video that can be read"),
     "empty image": (["--source", damaged("a.png", b"")], "a.png is empty"),
     "damaged image": (["--source", damaged("a.jpg", b"\xff\xd8\xff\xe0" + bytes(99))], "not an image that can be read"),
-    "no such stream": (["--source", "rtsp://127.0.0.1:9/none"], "can't be opened"),
+    "no such stream": (["--source", "rtsp://127.0.0.1:9/none"], "can't be opened: check the address"),
     "missing cascade": (["--cascade", "nowhere.xml"], "no cascade nowhere.xml"),
     "broken cascade": (["--cascade", damaged("c.xml", b"<opencv_storage><a/></opencv_storage>")], "not a Haar cascade"),
     "no xml": (["--cascade", damaged("c.xml", b"hello")], "not a Haar cascade"),
@@ -395,12 +398,19 @@ def test_opencv_5_gets_one_line(monkeypatch, capfd):
     assert 'install OpenCV 4: pip install "opencv-python>=4.12,<5"' in capfd.readouterr().err
 
 
-def test_the_source_is_never_overwritten(clip, photograph, capfd):
-    before = clip.read_bytes()
-    assert run("--source", clip, "--headless", "--output", clip) == 2
-    assert run("--source", photograph, "--headless", "--output", photograph) == 2
-    assert run("--source", photograph.parent, "--headless", "--output", photograph.parent) == 2
-    assert capfd.readouterr().err.count("would overwrite the source") == 3 and clip.read_bytes() == before
+def test_what_is_read_is_never_overwritten(clip, photograph, tmp_path, capfd):
+    folder, model = photograph.parent, tmp_path / "mine.hdf5"
+    shutil.copy(MODEL, model)
+    before = {path: path.read_bytes() for path in (clip, photograph, model)}
+    for flag in ("--output", "--csv"):
+        for source, target in ((clip, clip), (photograph, photograph), (folder, folder), (folder, photograph)):
+            assert run("--source", source, "--headless", flag, target) == 2
+            assert f"{flag} would overwrite {target}" in capfd.readouterr().err
+        assert run("--source", clip, "--headless", "--model", model, flag, model) == 2
+        assert f"{flag} would overwrite {model}" in capfd.readouterr().err
+    assert run("--source", clip, "--headless", "--output", tmp_path / "a.mp4", "--csv", tmp_path / "a.mp4") == 2
+    assert "--output and --csv are two files" in capfd.readouterr().err and not (tmp_path / "a.mp4").exists()
+    assert {path: path.read_bytes() for path in before} == before
 
 
 # ------------------------------------------------------------------------------------------------------------ window

@@ -231,8 +231,15 @@ def test_resuming_a_finished_run_trains_no_further(tmp_path, trained, monkeypatc
     before = (folder / f"{NETWORK}.resume.npz").read_bytes()
     arguments = ["--dataset", "drawn", "--epochs", "3", "--output-dir", str(folder), "--resume"]
     assert train.main([*SMALL, *arguments]) == 0
-    assert "after epoch 3 of 3" in capsys.readouterr().out
+    assert "the run is complete, 3 epochs" in capsys.readouterr().out
     assert (folder / f"{NETWORK}.resume.npz").read_bytes() == before
+
+
+def test_says_that_it_replaces_an_earlier_run(tmp_path, trained, capsys, faces_csv):
+    folder = Path(shutil.copytree(trained[0], tmp_path / "copy"))
+    assert run_csv(folder, faces_csv, "--epochs", 1) == 0
+    assert f"{folder} holds an earlier run of {NETWORK}" in capsys.readouterr().out
+    assert epochs_of(folder) == [1] and checkpoints(trained[0])[0] in checkpoints(folder)
 
 
 def test_a_run_can_be_moved(tmp_path, faces_csv, monkeypatch):
@@ -300,6 +307,7 @@ BAD_FLAGS = {
     "half an epoch": (["--epochs", "1.5"], ["--epochs", "1.5"]),
     "no faces per step": (["--batch-size", "0"], ["--batch-size", "at least 1"]),
     "negative rate": (["--learning-rate", "-1"], ["--learning-rate", "found -1"]),
+    "endless rate": (["--learning-rate", "inf"], ["--learning-rate", "below 100", "found inf"]),
     "no rate": (["--learning-rate", "nan"], ["--learning-rate", "found nan"]),
     "negative decay": (["--weight-decay", "-0.1"], ["--weight-decay", "found -0.1"]),
     "all smoothed": (["--label-smoothing", "1"], ["--label-smoothing", "below 1"]),
@@ -348,6 +356,7 @@ OTHER_RUNS = {
     "another network": (["--network", "big_XCEPTION"], ["big_XCEPTION", NETWORK]),
     "another size": (["--image-size", "48", "48"], ["image_size", "[32, 32]", "[48, 48]"]),
     "another batch": (["--batch-size", "7"], ["batch_size", "14", "7"]),
+    "other data": (["--dataset", "mine.csv"], ["dataset", "drawn", "mine.csv"]),
     "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
 }
 
