@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import imutils
 import numpy as np
 from imutils.video import FPS
 
-from load_and_process import Parser, exit_status, preprocess_images, quiet_start, replacing, resize_face
-from models.checkpoint import compile_checkpoint, emotions_of, read_header
+from face_tracking import FaceDetector, Smoother, find_cascade
+from load_and_process import Parser, exit_status, replacing
+from models.classifier import EmotionClassifier
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -100,7 +100,8 @@ def main(argv=None):
     display = not args.headless and has_display()
     with contextlib.ExitStack() as stack:
         frames = stack.enter_context(open_source(args.source, endless=display))
-        detect = FaceDetector(cascade_path, still_detection_width if frames.still else detection_width)
+        width = still_detection_width if frames.still else detection_width
+        detect = FaceDetector(cascade_path, width, scale_factor, min_neighbors, smallest_face)
         if not (display or args.headless or args.output or args.csv):
             args.output, args.csv = default_outputs(frames)
             print(f"no display: writing {args.output} and {args.csv}", file=sys.stderr)
@@ -349,187 +350,6 @@ class Stills(_Source):
 def _as_bgr(image):
     """Frames of grey cameras as BGR."""
     return image if image.ndim == 3 and image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-
-
-# ----------------------------------------------------------------------------------------- faces and emotions
-def find_cascade(name):
-    """The path of a Haar cascade: as given, in haarcascade_files/, or among those that OpenCV brings.
-
-    Raises:
-        FileNotFoundError: it is in none of the three.
-        ValueError: this OpenCV has no Haar cascades.
-    """
-    if not hasattr(cv2, "CascadeClassifier"):
-        raise ValueError(
-            f"faces are found with Haar cascades, which OpenCV {cv2.__version__} no longer has; install OpenCV 4: "
-            'pip install "opencv-python>=4.12,<5"'
-        )
-    places = [Path(name), ROOT / "haarcascade_files" / name, Path(cv2.data.haarcascades) / name]
-    for path in places[:1] if places[0].parent != Path() else places:
-        if path.is_file():
-            return path
-    bundled = sorted(path.name for path in places[2].parent.glob("*frontalface*.xml"))
-    raise FileNotFoundError(
-        f"no cascade {name}, neither here, nor in haarcascade_files/, nor in OpenCV; it has {', '.join(bundled)}"
-    )
-
-
-class FaceDetector:
-    """Finds faces with a Haar cascade on a reduced grey frame.
-
-    Args:
-        cascade_path: OpenCV's XML.
-        width: pixels to which wider frames are reduced first.
-
-    Raises:
-        ValueError: the file is no cascade.
-
-    Source: Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Features" (2001).
-    """
-
-    def __init__(self, cascade_path, width=detection_width):
-        self.width = width
-        try:
-            self.cascade = cv2.CascadeClassifier(str(cascade_path))
-            loaded = not self.cascade.empty()
-        except (cv2.error, SystemError):
-            loaded = False
-        if not loaded:
-            raise ValueError(f"{cascade_path} is not a Haar cascade that OpenCV can read: copy or download it again")
-
-    def __call__(self, image):
-        """Boxes of the faces in a BGR frame: int (k, 4) of x, y, width, height in its pixels, the largest first."""
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        if grey.shape[1] > self.width:
-            grey = imutils.resize(grey, width=self.width, inter=cv2.INTER_AREA)
-        ratio = image.shape[1] / grey.shape[1]
-        side = max(24, round(smallest_face * min(grey.shape)))
-        found = self.cascade.detectMultiScale(grey, scale_factor, min_neighbors, minSize=(side, side))
-        boxes = np.rint(np.asarray(found, float).reshape(-1, 4) * ratio).astype(int)
-        return boxes[np.argsort(-boxes[:, 2] * boxes[:, 3], kind="stable")]
-
-
-def crop_faces(image, boxes, image_size):
-    """The boxes of a frame as training sees faces.
-
-    Args:
-        image: uint8 (h, w, 3), BGR.
-        boxes: int (k, 4): x, y, width, height in pixels; what lies outside the frame is left away.
-        image_size: (height, width) of the result.
-
-    Returns:
-        uint8 (k, height, width, 1).
-    """
-    faces = np.empty((len(boxes), *image_size, 1), np.uint8)
-    for face, (x, y, w, h) in zip(faces, np.maximum(boxes, 0), strict=True):
-        face[:] = resize_face(image[y : y + h, x : x + w], image_size)
-    return faces
-
-
-class EmotionClassifier:
-    """One or several checkpoints in their compiled form, averaged.
-
-    Args:
-        paths: `.hdf5` files that name the same emotions in the same order; their input sizes may differ.
-
-    Raises:
-        FileNotFoundError, ValueError: as `compile_checkpoint`, or the emotions differ.
-    """
-
-    def __init__(self, paths):
-        from ai_edge_litert.interpreter import Interpreter
-
-        self.networks, self.emotions = [], None
-        for path in paths:
-            header, compiled = read_header(path), compile_checkpoint(path)
-            with quiet_start():
-                network = Interpreter(str(compiled), num_threads=1)
-                network.allocate_tensors()
-            emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
-            if self.emotions not in (None, emotions):
-                raise ValueError(
-                    f"models that are averaged name the same emotions in the same order; {paths[0]} names "
-                    f"{', '.join(self.emotions)}; {path} {', '.join(emotions)}"
-                )
-            self.emotions = emotions
-            self.networks.append((header.input_shape[:2], network))
-
-    def __call__(self, image, boxes):
-        """Probabilities of the faces in the boxes of a BGR frame: float32 (k, emotions), each row summing to 1."""
-        if not len(boxes):
-            return np.empty((0, len(self.emotions)), np.float32)
-        return np.mean(
-            [self._probabilities(network, crop_faces(image, boxes, size)) for size, network in self.networks], axis=0
-        )
-
-    @staticmethod
-    def _probabilities(network, faces):
-        """Of faces uint8 (k, h, w, 1), k > 0, by one network."""
-        (given,) = network.get_input_details()
-        if given["shape"][0] != len(faces):
-            network.resize_tensor_input(given["index"], faces.shape)
-            network.allocate_tensors()
-        network.set_tensor(given["index"], preprocess_images(faces))
-        network.invoke()
-        return network.get_tensor(network.get_output_details()[0]["index"])
-
-
-class Face(NamedTuple):
-    """A face in a frame."""
-
-    identity: int  # the same for as long as the face stays in sight
-    box: tuple[int, int, int, int]  # x, y, width, height in pixels
-    probabilities: np.ndarray  # float (emotions,), averaged over time
-
-
-class Smoother:
-    """Knows faces again from one frame to the next and averages their probabilities over time; all else has no memory.
-
-    Args:
-        time_constant: seconds after which an old expression has 1/e of its weight; 0 for no averaging.
-    """
-
-    FORGET_AFTER = 1.0  # seconds out of sight
-
-    def __init__(self, time_constant=smoothing):
-        self.time_constant, self.known, self.count = time_constant, {}, 0
-
-    def forget(self):
-        """Start anew: what comes next has nothing to do with what was."""
-        self.known, self.count = {}, 0
-
-    def __call__(self, boxes, probabilities, time_s):
-        """Boxes (k, 4), probabilities (k, emotions) and the frame's time in seconds -> list of k `Face`."""
-        self.known = {i: known for i, known in self.known.items() if time_s - known[2] <= self.FORGET_AFTER}
-        # pairs of an old and a new box, nearest first, at most one box width apart
-        pairs = sorted(
-            (_distance(box, known[0]), identity, index)
-            for index, box in enumerate(boxes)
-            for identity, known in self.known.items()
-        )
-        identities = {}
-        for distance, identity, index in pairs:
-            if distance < 1 and index not in identities and identity not in identities.values():
-                identities[index] = identity
-        faces = []
-        for index, (box, now) in enumerate(zip(boxes, probabilities, strict=True)):
-            if index in identities:
-                identity = identities[index]
-                _, before, seen_s = self.known[identity]
-                if self.time_constant > 0:
-                    weight = math.exp(-(time_s - seen_s) / self.time_constant)
-                    now = weight * before + (1 - weight) * now
-            else:
-                identity, self.count = self.count, self.count + 1
-            self.known[identity] = (box, now, time_s)
-            faces.append(Face(identity, tuple(int(side) for side in box), now))
-        return faces
-
-
-def _distance(box, other):
-    """Between the centres of two boxes, in widths of the larger, plus how unlike their sizes are."""
-    (x, y, w, h), (u, v, s, t) = box, other
-    return math.hypot(x + w / 2 - u - s / 2, y + h / 2 - v - t / 2) / max(w, s) + abs(math.log(w / s))
 
 
 # ---------------------------------------------------------------------------------------------------- picture

@@ -16,10 +16,13 @@ import pytest
 import Xlib.display
 from Xlib.protocol.event import ClientMessage
 
+import face_tracking
 import real_time_emotion_recognition as live
 from drawn_faces import DrawnFaceCapture, Identity
+from face_tracking import Face, FaceDetector, Smoother, find_cascade
 from load_and_process import EMOTIONS, exit_status, load_fer2013_data, preprocess_images
 from models.checkpoint import compile_checkpoint, load_checkpoint, save_checkpoint
+from models.classifier import EmotionClassifier, crop_faces
 
 SCRIPT = Path(live.__file__)
 MODEL = str(SCRIPT.parent / "models" / "mini_XCEPTION.hdf5")
@@ -28,12 +31,17 @@ COLUMNS = ["frame", "time_s", "face", "x", "y", "width", "height", "emotion", *E
 
 @pytest.fixture(scope="module")
 def classifier():
-    return live.EmotionClassifier([MODEL])
+    return EmotionClassifier([MODEL])
 
 
 @pytest.fixture(scope="module")
 def detector():
-    return live.FaceDetector(live.find_cascade(live.cascade))
+    return make_detector()
+
+
+def make_detector():
+    sizes = (live.detection_width, live.scale_factor, live.min_neighbors, live.smallest_face)
+    return FaceDetector(find_cascade(live.cascade), *sizes)
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +109,17 @@ def test_detector_gives_two_dimensions_where_there_is_no_face(detector, shape):
 
 def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(drawn_frame):
     frame, truth = drawn_frame
-    found = live.FaceDetector(live.find_cascade(live.cascade))(cv2.resize(frame, None, fx=2, fy=2))
+    found = make_detector()(cv2.resize(frame, None, fx=2, fy=2))
     assert all(max(overlap(box, 2 * np.array(face)) for box in found) > 0.7 for face in truth)
 
 
 def test_own_cascade_in_its_folder_comes_first(monkeypatch, tmp_path):
     own = tmp_path / "haarcascade_files" / live.cascade
     own.parent.mkdir()
-    monkeypatch.setattr(live, "ROOT", tmp_path)
-    assert live.find_cascade(live.cascade) == Path(cv2.data.haarcascades) / live.cascade
+    monkeypatch.setattr(face_tracking, "CASCADES", tmp_path / "haarcascade_files")
+    assert find_cascade(live.cascade) == Path(cv2.data.haarcascades) / live.cascade
     own.write_text("mine")
-    assert live.find_cascade(live.cascade) == own
+    assert find_cascade(live.cascade) == own
 
 
 def test_live_and_training_see_the_same_pixels_and_the_same_probabilities(classifier, detector, drawn_frame, tmp_path):
@@ -124,7 +132,7 @@ def test_live_and_training_see_the_same_pixels_and_the_same_probabilities(classi
         cv2.imwrite(str(folder / "face.png"), frame[y : y + h, x : x + w])
     faces, emotions = load_fer2013_data(tmp_path)["Training"]
     assert emotions.tolist() == [0, 1]
-    np.testing.assert_array_equal(live.crop_faces(frame, boxes, (48, 48)), faces)
+    np.testing.assert_array_equal(crop_faces(frame, boxes, (48, 48)), faces)
 
     network, _ = load_checkpoint(MODEL)
     wanted = network.predict(preprocess_images(faces), verbose=0)
@@ -133,7 +141,7 @@ def test_live_and_training_see_the_same_pixels_and_the_same_probabilities(classi
 
 def test_a_box_that_leaves_the_frame_is_cut_off(classifier):
     frame = np.zeros((100, 100, 3), np.uint8)
-    assert live.crop_faces(frame, np.array([[-10, -10, 40, 40], [80, 80, 40, 40]]), (48, 48)).shape == (2, 48, 48, 1)
+    assert crop_faces(frame, np.array([[-10, -10, 40, 40], [80, 80, 40, 40]]), (48, 48)).shape == (2, 48, 48, 1)
 
 
 def test_any_number_of_faces_at_once(classifier, drawn_frame):
@@ -149,8 +157,8 @@ def test_several_models_are_averaged(classifier, drawn_frame, tmp_path):
     network, emotions = load_checkpoint(MODEL)
     network.set_weights([weight * 0.9 for weight in network.get_weights()])
     save_checkpoint(network, tmp_path / "other.hdf5", emotions)
-    other = live.EmotionClassifier([tmp_path / "other.hdf5"])(frame, truth)
-    both = live.EmotionClassifier([MODEL, tmp_path / "other.hdf5"])(frame, truth)
+    other = EmotionClassifier([tmp_path / "other.hdf5"])(frame, truth)
+    both = EmotionClassifier([MODEL, tmp_path / "other.hdf5"])(frame, truth)
     assert np.abs(other - classifier(frame, truth)).max() > 0.01
     np.testing.assert_allclose(both, (other + classifier(frame, truth)) / 2, atol=1e-6)
 
@@ -162,17 +170,17 @@ def test_the_weights_that_come_with_the_project_come_compiled():
 
 # ------------------------------------------------------------------------------------------------------------ memory
 def test_smoothing_is_an_average_over_time():
-    smooth = live.Smoother(time_constant=0.5)
+    smooth = Smoother(time_constant=0.5)
     box = np.array([[10, 10, 50, 50]])
     smooth(box, np.array([[1.0, 0.0]]), 0.0)
     (face,) = smooth(box, np.array([[0.0, 1.0]]), 0.5)
     np.testing.assert_allclose(face.probabilities, [np.exp(-1), 1 - np.exp(-1)])
-    (face,) = live.Smoother(0)(box, np.array([[0.2, 0.8]]), 1.0)
+    (face,) = Smoother(0)(box, np.array([[0.2, 0.8]]), 1.0)
     np.testing.assert_allclose(face.probabilities, [0.2, 0.8])
 
 
 def test_faces_keep_their_identity_while_they_pass_each_other():
-    smooth, identities = live.Smoother(0), []
+    smooth, identities = Smoother(0), []
     for step in range(11):  # two people change sides, one further up
         left, right = [step * 40, 0, 100, 100], [400 - step * 40, 120, 100, 100]
         boxes = np.array([left, right] if step % 2 else [right, left])  # in whatever order they are found
@@ -182,7 +190,7 @@ def test_faces_keep_their_identity_while_they_pass_each_other():
 
 
 def test_a_face_out_of_sight_is_remembered_for_a_moment():
-    smooth, nobody = live.Smoother(0.25), (np.empty((0, 4), int), np.empty((0, 2)))
+    smooth, nobody = Smoother(0.25), (np.empty((0, 4), int), np.empty((0, 2)))
     box, probabilities = np.array([[0, 0, 50, 50]]), np.array([[0.5, 0.5]])
     assert smooth(box, probabilities, 0.0)[0].identity == 0
     assert smooth(*nobody, 0.5) == []
@@ -195,7 +203,7 @@ def test_a_face_out_of_sight_is_remembered_for_a_moment():
 def test_drawing_leaves_the_frame_alone_and_keeps_its_size(width, height):
     frame = np.full((height, width, 3), 100, np.uint8)
     side = min(width, height) // 3
-    face = live.Face(0, (width - side, height - side // 2, side, side), np.eye(7)[3])
+    face = Face(0, (width - side, height - side // 2, side, side), np.eye(7)[3])
     picture = live.draw(frame, [face], EMOTIONS, note="30 fps")
     assert picture.shape == frame.shape and (frame == 100).all() and (picture != 100).any()
 
@@ -207,7 +215,7 @@ def test_a_frame_without_a_face_is_shown_as_it_is():
 
 def test_bars_are_as_long_as_the_probabilities():
     probabilities = np.array([0.5, 0.25, 0.25, 0, 0, 0, 0])
-    picture = live.draw(np.zeros((480, 640, 3), np.uint8), [live.Face(0, (500, 300, 99, 99), probabilities)], EMOTIONS)
+    picture = live.draw(np.zeros((480, 640, 3), np.uint8), [Face(0, (500, 300, 99, 99), probabilities)], EMOTIONS)
     panel = picture[:240, :320]
     lengths = [(panel == colour).all(axis=2).sum(axis=1).max() for colour in live.PALETTE]
     assert lengths[0] == pytest.approx(2 * lengths[1], abs=2) and lengths[1] == lengths[2] > 10
