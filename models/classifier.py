@@ -1,12 +1,17 @@
-"""Naming emotions: checkpoints in their compiled form, run on the faces of a frame.
+"""Naming emotions, and showing where in a face they were seen: compiled checkpoints, run on the faces of a frame.
 
 Importing this module imports neither TensorFlow nor Keras.
 """
 
+from functools import lru_cache
+
+import cv2
 import numpy as np
 
 from load_and_process import preprocess_images, quiet_start, resize_face
 from models.checkpoint import compile_checkpoint, emotions_of, read_header
+
+GRID = 5  # a heat map is made from GRID x GRID parts of a face; at most 5
 
 
 def crop_faces(image, boxes, image_size):
@@ -53,22 +58,89 @@ class EmotionClassifier:
                 )
             self.emotions = emotions
             self.networks.append((header.input_shape[:2], network))
+        self.sizes = tuple(dict.fromkeys(size for size, _ in self.networks))
 
     def __call__(self, image, boxes):
         """Probabilities of the faces in the boxes of a BGR frame: float32 (k, emotions), each row summing to 1."""
         if not len(boxes):
             return np.empty((0, len(self.emotions)), np.float32)
-        return np.mean(
-            [self._probabilities(network, crop_faces(image, boxes, size)) for size, network in self.networks], axis=0
-        )
+        return self._probabilities(self._faces(image, boxes))
 
-    @staticmethod
-    def _probabilities(network, faces):
-        """Of faces uint8 (k, h, w, 1), k > 0, by one network."""
-        (given,) = network.get_input_details()
-        if given["shape"][0] != len(faces):
-            network.resize_tensor_input(given["index"], faces.shape)
-            network.allocate_tensors()
-        network.set_tensor(given["index"], preprocess_images(faces))
-        network.invoke()
-        return network.get_tensor(network.get_output_details()[0]["index"])
+    def heat_maps(self, image, boxes, labels):
+        """Where in each face a label was seen: which parts, when they are hidden, lower its probability.
+
+        Each face is classified 64 times with half of its 25 parts blurred.  A part's heat is the mean log-probability
+        of the label where the part is seen, less that where it is hidden.  That is RISE (Petsiuk, Das and Saenko
+        2018, arXiv:1806.07421) with balanced patterns in place of random ones.  It works with any network.
+
+        Args:
+            image: uint8 (h, w, 3), BGR.
+            boxes: int (k, 4): x, y, width, height in pixels.
+            labels: int (k,): the emotion asked for in each face, as its position in `emotions`.
+
+        Returns:
+            float32 (k, height, width) in [0, 1], as large as the first network's input and to be stretched over the
+            boxes.  1 is the place that matters most in that face, however much that is; 0 a place that does not speak
+            for the label, or speaks against it.  Where one place speaks against it more than any speaks for it, as is
+            likely of a label that the network does not give, there is no 1.
+
+        Raises:
+            ValueError: not one label per box.
+        """
+        faces = self._faces(image, boxes)
+        maps = np.empty((len(boxes), *self.sizes[0]), np.float32)
+        for number, label in zip(range(len(boxes)), labels, strict=True):  # one at a time, to bound the memory
+            hidden = {size: _hide_parts(same[number]) for size, same in faces.items()}
+            log_probabilities = np.log(np.maximum(self._probabilities(hidden)[:, label], 1e-12))
+            heat = _enlarge(np.tensordot(log_probabilities, PATTERNS, 1), self.sizes[0])
+            maps[number] = heat / (np.abs(heat).max() or 1)
+        return np.maximum(maps, 0)
+
+    def _faces(self, image, boxes):
+        """What the networks see of the boxes, by input size: float32 (k, h, w, 1)."""
+        return {size: preprocess_images(crop_faces(image, boxes, size)) for size in self.sizes}
+
+    def _probabilities(self, faces):
+        """The networks' mean, float32 (k, emotions), for faces by input size; k > 0."""
+        return np.mean([_run(network, faces[size]) for size, network in self.networks], axis=0)
+
+
+def _run(network, faces):
+    """One network's probabilities."""
+    (given,) = network.get_input_details()
+    if given["shape"][0] != len(faces):
+        network.resize_tensor_input(given["index"], faces.shape)  # microseconds
+        network.allocate_tensors()
+    network.set_tensor(given["index"], faces)
+    network.invoke()
+    return network.get_tensor(network.get_output_details()[0]["index"])
+
+
+def _patterns():
+    """float32 (64, GRID, GRID): 1 seen, -1 hidden; each part in half of the patterns, any two in a quarter of them."""
+    signs = np.ones((1, 1), np.float32)
+    for _ in range(5):  # Hadamard matrix: its columns, all but the first, are balanced and orthogonal
+        signs = np.kron(np.float32([[1, 1], [1, -1]]), signs)
+    half = signs[:, -(GRID**2) :].reshape(-1, GRID, GRID)
+    return np.concatenate([half, -half])  # the opposites cancel what two parts do together
+
+
+PATTERNS = _patterns()
+
+
+def _enlarge(grid, size):
+    """(GRID, GRID) -> (height, width), smoothly."""
+    return cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+@lru_cache
+def _visibility(size):
+    """The patterns as float32 (64, height, width) in [0, 1], 1 where the face is seen."""
+    return np.clip([_enlarge((pattern + 1) / 2, size) for pattern in PATTERNS], 0, 1)
+
+
+def _hide_parts(face):
+    """One face (h, w, 1) under every pattern: (64, h, w, 1).  What is hidden is blurred by a sixth of the height."""
+    height, width, _ = face.shape
+    blurred = cv2.GaussianBlur(face, (0, 0), height / 6)
+    return (blurred + _visibility((height, width)) * (face[..., 0] - blurred))[..., None]

@@ -1,0 +1,162 @@
+"""Tests of models/classifier.py: heat maps show where a label comes from, whatever the network and however many."""
+
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from drawn_faces import DrawnFaceCapture, Identity, draw_face, face_box
+from load_and_process import EMOTIONS
+from models import classifier as module
+from models.checkpoint import save_checkpoint
+from models.classifier import GRID, PATTERNS, EmotionClassifier, crop_faces
+
+MODEL = Path(module.__file__).with_name("mini_XCEPTION.hdf5")
+CELL = (8, 6)  # pixels; of the networks below, whose input is one such cell per part of the heat map
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return EmotionClassifier([MODEL])
+
+
+@pytest.fixture(scope="module")
+def lookers(tmp_path_factory):
+    """Checkpoints of two networks that look at one place each; neither ends in maps, and they differ in input size."""
+    folder = tmp_path_factory.mktemp("lookers")
+    return [
+        save_looker(folder / "upper_right.hdf5", CELL, (1, 3)),
+        save_looker(folder / "lower_left.hdf5", (10, 10), (3, 0)),
+    ]
+
+
+def save_looker(path, cell, place):
+    """The brighter the part at `place` (row, column), the likelier "happy" and the less likely the other six."""
+    inputs = keras.Input((GRID * cell[0], GRID * cell[1], 1))
+    x = keras.layers.AveragePooling2D(cell, name="squares")(inputs)
+    x = keras.layers.Flatten()(x)
+    outputs = keras.layers.Dense(7, activation="softmax", use_bias=False, name="answer")
+    model = keras.Model(inputs, outputs(x), name="looker")
+    weights = np.zeros((GRID, GRID, 7), np.float32)
+    weights[(*place, EMOTIONS.index("happy"))] = 3
+    outputs.set_weights([weights.reshape(-1, 7)])
+    save_checkpoint(model, path, EMOTIONS)
+    return path
+
+
+def spots(*places):
+    """A dark frame of 400x300 pixels (height, width), bright in the middle of some parts of its 5x5."""
+    image = np.zeros((400, 300, 3), np.uint8)
+    for row, column in places:
+        cv2.circle(image, (60 * column + 30, 80 * row + 40), 30, (255, 255, 255), -1)
+    return image, np.array([[0, 0, 300, 400]])
+
+
+def parts(heat):
+    """The mean of a map in each of its 5x5 parts."""
+    height, width = (side // GRID for side in heat.shape)
+    return heat.reshape(GRID, height, GRID, width).mean(axis=(1, 3))
+
+
+def hottest(heat):
+    """(row, column) of the hottest part."""
+    return np.unravel_index(parts(heat).argmax(), (GRID, GRID))
+
+
+def test_patterns_tell_the_parts_apart():
+    signs = PATTERNS.reshape(len(PATTERNS), -1)
+    np.testing.assert_array_equal(np.abs(signs), 1)
+    np.testing.assert_array_equal(signs.sum(axis=0), 0)
+    np.testing.assert_array_equal(signs.T @ signs, len(signs) * np.eye(GRID**2))
+    first, second = np.triu_indices(GRID**2, 1)
+    np.testing.assert_array_equal(signs.T @ (signs[:, first] * signs[:, second]), 0)
+
+
+def test_heat_is_where_the_network_looks(lookers):
+    classify = EmotionClassifier(lookers[:1])
+    image, boxes = spots((1, 3), (3, 0), (4, 4))
+    happy, sad = classify.heat_maps(np.hstack([image, image]), boxes.repeat(2, 0) + [[0] * 4, [300, 0, 0, 0]], [3, 4])
+    assert happy.shape == (40, 30) and happy.dtype == np.float32
+    assert hottest(happy) == (1, 3) and (happy.min(), happy.max()) == (0, 1)
+    far = np.abs(np.argwhere(np.ones((GRID, GRID))) - (1, 3)).max(axis=1) > 1
+    assert parts(happy).ravel()[far].max() < 0.05
+    assert sad.max() < 0.3 and parts(sad)[1, 3] == 0  # what makes it happy speaks against sad
+
+
+def test_a_network_that_sees_nothing_gives_no_heat(lookers):
+    image, boxes = spots()
+    assert not EmotionClassifier(lookers[:1]).heat_maps(image, boxes, [3]).any()
+
+
+def test_several_networks_are_shown_together(lookers):
+    image, boxes = spots((1, 3), (3, 0))
+    (heat,) = EmotionClassifier(lookers).heat_maps(image, boxes, [3])
+    assert heat.shape == (40, 30)
+    first, second = sorted(zip(parts(heat).ravel(), np.ndindex(GRID, GRID), strict=True))[:-3:-1]
+    assert {first[1], second[1]} == {(1, 3), (3, 0)} and second[0] > 0.7 * first[0]
+
+
+def share_lost(classify, pick):
+    """Mean share of the label's probability lost with a fifth of a drawn face hidden, over the seven expressions.
+
+    `pick` takes a heat map and gives several bool masks of the same shape.
+    """
+    lost = []
+    centre, size = (160, 120), 144
+    boxes = np.array([face_box(centre, size)])
+    x, y, w, h = boxes[0]
+    for emotion in EMOTIONS:
+        image = draw_face(emotion, frame=np.full((240, 320, 3), 150, np.uint8), centre=centre, size=size)
+        (before,) = classify(image, boxes)
+        label = before.argmax()
+        (heat,) = classify.heat_maps(image, boxes, [label])
+        for mask in pick(heat):
+            hidden = image.copy()
+            face = hidden[y : y + h, x : x + w]
+            face[cv2.resize(mask.astype(np.uint8), (w, h)) > 0] = face.mean(axis=(0, 1))
+            lost.append(1 - classify(hidden, boxes)[0, label] / before[label])
+    return np.mean(lost)
+
+
+def hot(heat):
+    return [heat >= np.quantile(heat, 0.8)]
+
+
+def elsewhere(heat):
+    """The same shape, moved and mirrored."""
+    return [np.roll(hot(heat)[0], move, (0, 1))[:, ::-1] for move in ((16, 16), (32, 16), (16, 32), (32, 32), (24, 0))]
+
+
+def test_hiding_the_hot_part_of_a_face_costs_more_than_hiding_as_much_elsewhere(mini):
+    assert share_lost(mini, hot) > share_lost(mini, elsewhere) + 0.2
+
+
+def test_each_face_has_its_map_and_its_label(mini):
+    """Whoever else is in the frame; and a heat map in between leaves the next frame's answers alone."""
+    capture = DrawnFaceCapture(identities=(Identity(), Identity(), Identity()))
+    frame, boxes = capture.read()[1], np.array(capture.boxes)
+    labels = [3, 6, 0]
+    maps, wanted = mini.heat_maps(frame, boxes, labels), mini(frame, boxes)
+    assert maps.shape == (3, 48, 48) and maps.dtype == np.float32
+    assert maps.min() == 0 and maps.max() <= 1 and (maps.max(axis=(1, 2)) > 0.2).all()
+    for some in ([2], [0, 1], [1, 2, 0], [0]):
+        np.testing.assert_allclose(mini(frame, boxes[some]), wanted[some], atol=1e-6)
+        np.testing.assert_allclose(mini.heat_maps(frame, boxes[some], np.take(labels, some)), maps[some], atol=1e-4)
+    assert mini.heat_maps(frame, boxes[:0], []).shape == (0, 48, 48)
+    assert np.abs(mini.heat_maps(frame, boxes[:1], [0]) - maps[0]).max() > 0.1
+    with pytest.raises(ValueError):
+        mini.heat_maps(frame, boxes, [3])
+
+
+def test_networks_of_one_input_size_share_their_crops(monkeypatch):
+    sizes = []
+
+    def record(image, boxes, size):
+        sizes.append(size)
+        return crop_faces(image, boxes, size)
+
+    monkeypatch.setattr(module, "crop_faces", record)
+    EmotionClassifier([MODEL, MODEL])(np.zeros((60, 60, 3), np.uint8), np.array([[0, 0, 60, 60]]))
+    assert sizes == [(48, 48)]
