@@ -574,7 +574,9 @@ def watch_live(model: str, seconds: float) -> tuple[float, float, int, int]:
         return ord("q") if camera.number >= camera.limit else -1
 
     stand_ins = {"imshow": show, "waitKey": wait, "waitKeyEx": wait, "getWindowProperty": lambda *_: 1.0}
-    stand_ins |= {name: lambda *_: None for name in ("namedWindow", "resizeWindow", "destroyAllWindows")}
+    stand_ins |= {
+        name: lambda *_: None for name in ("namedWindow", "resizeWindow", "setMouseCallback", "destroyAllWindows")
+    }
     stand_ins["VideoCapture"] = lambda *_: camera
     for name, stand_in in stand_ins.items():
         setattr(cv2, name, stand_in)

@@ -26,9 +26,15 @@ def crop_faces(image, boxes, image_size):
         uint8 (k, height, width, 1).
     """
     faces = np.empty((len(boxes), *image_size, 1), np.uint8)
-    for face, (x, y, w, h) in zip(faces, np.maximum(boxes, 0), strict=True):
-        face[:] = resize_face(image[y : y + h, x : x + w], image_size)
+    for face, box in zip(faces, boxes, strict=True):
+        face[:] = resize_face(cut_out(image, box), image_size)
     return faces
+
+
+def cut_out(image, box):
+    """The part of an image (h, w, ...) in a box x, y, width, height; what lies outside the image is left away."""
+    x, y, w, h = np.maximum(box, 0)
+    return image[y : y + h, x : x + w]
 
 
 class EmotionClassifier:

@@ -3,7 +3,8 @@
 simple_CNN, simpler_CNN and the XCEPTIONs come from Arriaga, Valdenegro-Toro and Plöger, "Real-time Convolutional
 Neural Networks for Emotion and Gender Classification" (2017), arXiv:1710.07557.  Widths, kernels and parameter counts
 are theirs.  All five end alike: one 3x3 convolution makes a map per emotion (layer `EMOTION_MAPS`), the mean of each
-map is that emotion's logit.  A map is therefore a picture of where the network saw its emotion.
+map is that emotion's logit.  The maps are coarse, 3x3 in most, and what they show is not what the network needs most:
+`EmotionClassifier.heat_maps` shows that.
 
 A new network is one more short function: compose the blocks below and add it to `NETWORKS`.
 """

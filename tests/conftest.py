@@ -1,6 +1,9 @@
-"""What the tests share: a cache folder of their own, so that a test run leaves the user's alone."""
+"""What the tests share: faces to look at, and a cache folder of their own, so that a run leaves the user's alone."""
 
+import cv2
 import pytest
+
+from drawn_faces import DrawnFaceCapture, Identity
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -10,3 +13,31 @@ def emotion_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMOTION_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def drawn_frame():
+    """(frame, true boxes) of two people side by side."""
+    capture = DrawnFaceCapture(identities=(Identity(), Identity()))
+    return capture.read()[1], capture.boxes
+
+
+@pytest.fixture(scope="session")
+def photograph(tmp_path_factory):
+    """A photograph of a smiling woman, Eileen Collins, from scikit-image."""
+    data = pytest.importorskip("skimage.data", reason="the photograph comes with scikit-image")
+    path = tmp_path_factory.mktemp("photograph") / "astronaut.png"
+    cv2.imwrite(str(path), data.astronaut()[..., ::-1])
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A video of 30 frames at 15 per second: a neutral drawn face, then a happy one."""
+    path = tmp_path_factory.mktemp("clip") / "clip.avi"
+    capture = DrawnFaceCapture(fps=15, hold=1.0, blend=0.2, order=("neutral", "happy"), frames=30)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 15, (640, 480))
+    for _ in range(30):
+        writer.write(capture.read()[1])
+    writer.release()
+    return path

@@ -1,4 +1,4 @@
-"""Tests of models/classifier.py: heat maps show where a label comes from, whatever the network and however many."""
+"""Tests of models/classifier.py: probabilities as in training, and heat maps that show where they come from."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from drawn_faces import DrawnFaceCapture, Identity, draw_face, face_box
-from load_and_process import EMOTIONS
+from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
 from models import classifier as module
-from models.checkpoint import save_checkpoint
+from models.checkpoint import compile_checkpoint, load_checkpoint, save_checkpoint
 from models.classifier import GRID, PATTERNS, EmotionClassifier, crop_faces
 
 MODEL = Path(module.__file__).with_name("mini_XCEPTION.hdf5")
@@ -65,6 +65,53 @@ def hottest(heat):
     return np.unravel_index(parts(heat).argmax(), (GRID, GRID))
 
 
+# ----------------------------------------------------------------------------------------------------- probabilities
+def test_live_and_training_see_the_same_pixels_and_the_same_probabilities(mini, drawn_frame, tmp_path):
+    """From a box in a frame to probabilities: the live path against the data loader and Keras."""
+    frame, boxes = drawn_frame
+    for i, (x, y, w, h) in enumerate(boxes):
+        folder = tmp_path / "train" / EMOTIONS[i]
+        folder.mkdir(parents=True)
+        cv2.imwrite(str(folder / "face.png"), frame[y : y + h, x : x + w])
+    faces, emotions = load_fer2013_data(tmp_path)["Training"]
+    assert emotions.tolist() == [0, 1]
+    np.testing.assert_array_equal(crop_faces(frame, boxes, (48, 48)), faces)
+
+    network, _ = load_checkpoint(MODEL)
+    wanted = network.predict(preprocess_images(faces), verbose=0)
+    np.testing.assert_allclose(mini(frame, boxes), wanted, atol=1e-4)
+
+
+def test_a_box_that_leaves_the_frame_is_cut_off(mini):
+    frame = np.zeros((100, 100, 3), np.uint8)
+    assert crop_faces(frame, np.array([[-10, -10, 40, 40], [80, 80, 40, 40]]), (48, 48)).shape == (2, 48, 48, 1)
+
+
+def test_any_number_of_faces_at_once(mini, drawn_frame):
+    frame, truth = drawn_frame
+    one = [mini(frame, np.array([box])) for box in truth]
+    np.testing.assert_allclose(mini(frame, np.array(truth)), np.concatenate(one), atol=1e-6)
+    assert mini(frame, np.empty((0, 4), int)).shape == (0, 7)
+    np.testing.assert_allclose(mini(frame, np.array(truth * 3)).sum(axis=1), 1, atol=1e-5)
+
+
+def test_several_models_are_averaged(mini, drawn_frame, tmp_path):
+    frame, truth = drawn_frame
+    network, emotions = load_checkpoint(MODEL)
+    network.set_weights([weight * 0.9 for weight in network.get_weights()])
+    save_checkpoint(network, tmp_path / "other.hdf5", emotions)
+    other = EmotionClassifier([tmp_path / "other.hdf5"])(frame, truth)
+    both = EmotionClassifier([MODEL, tmp_path / "other.hdf5"])(frame, truth)
+    assert np.abs(other - mini(frame, truth)).max() > 0.01
+    np.testing.assert_allclose(both, (other + mini(frame, truth)) / 2, atol=1e-6)
+
+
+def test_the_weights_that_come_with_the_project_come_compiled():
+    compiled = compile_checkpoint(MODEL)
+    assert compiled.parent == Path(MODEL).parent, "run: python -m models.checkpoint models/mini_XCEPTION.hdf5"
+
+
+# --------------------------------------------------------------------------------------------------------- heat maps
 def test_patterns_tell_the_parts_apart():
     signs = PATTERNS.reshape(len(PATTERNS), -1)
     np.testing.assert_array_equal(np.abs(signs), 1)

@@ -1,5 +1,6 @@
-"""Tests of the live script: faces, pixels, memory, pictures, records, sources and all that goes wrong with them."""
+"""Tests of the live script as it is run: what it writes, its window and keys, and all that goes wrong."""
 
+import contextlib
 import csv
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,60 +18,14 @@ import pytest
 import Xlib.display
 from Xlib.protocol.event import ClientMessage
 
-import face_tracking
 import real_time_emotion_recognition as live
-from drawn_faces import DrawnFaceCapture, Identity
-from face_tracking import Face, FaceDetector, Smoother, find_cascade
-from load_and_process import EMOTIONS, exit_status, load_fer2013_data, preprocess_images
-from models.checkpoint import compile_checkpoint, load_checkpoint, save_checkpoint
-from models.classifier import EmotionClassifier, crop_faces
+import video_sources
+from drawn_faces import DrawnFaceCapture
+from load_and_process import EMOTIONS, exit_status
 
 SCRIPT = Path(live.__file__)
 MODEL = str(SCRIPT.parent / "models" / "mini_XCEPTION.hdf5")
 COLUMNS = ["frame", "time_s", "face", "x", "y", "width", "height", "emotion", *EMOTIONS]
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    return EmotionClassifier([MODEL])
-
-
-@pytest.fixture(scope="module")
-def detector():
-    return make_detector()
-
-
-def make_detector():
-    sizes = (live.detection_width, live.scale_factor, live.min_neighbors, live.smallest_face)
-    return FaceDetector(find_cascade(live.cascade), *sizes)
-
-
-@pytest.fixture(scope="module")
-def drawn_frame():
-    """(frame, true boxes) of two people side by side."""
-    capture = DrawnFaceCapture(identities=(Identity(), Identity()))
-    return capture.read()[1], capture.boxes
-
-
-@pytest.fixture(scope="module")
-def photograph(tmp_path_factory):
-    """A photograph of a smiling woman, Eileen Collins, from scikit-image."""
-    data = pytest.importorskip("skimage.data", reason="the photograph comes with scikit-image")
-    path = tmp_path_factory.mktemp("photograph") / "astronaut.png"
-    cv2.imwrite(str(path), data.astronaut()[..., ::-1])
-    return path
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """A video of 30 frames at 15 per second: a neutral drawn face, then a happy one."""
-    path = tmp_path_factory.mktemp("clip") / "clip.avi"
-    capture = DrawnFaceCapture(fps=15, hold=1.0, blend=0.2, order=("neutral", "happy"), frames=30)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 15, (640, 480))
-    for _ in range(30):
-        writer.write(capture.read()[1])
-    writer.release()
-    return path
 
 
 def run(*arguments):
@@ -84,7 +40,8 @@ def rows(path):
 
 def overlap(box, other):
     """Intersection over union."""
-    both = live._overlap(box, other)
+    (x, y, w, h), (u, v, s, t) = box, other
+    both = max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
     return both / (box[2] * box[3] + other[2] * other[3] - both)
 
 
@@ -95,138 +52,12 @@ def test_importing_the_script_imports_neither_tensorflow_nor_keras():
     assert done.stdout.strip() == "set()", done.stderr
 
 
-def test_detector_finds_the_drawn_faces(detector, drawn_frame):
-    frame, truth = drawn_frame
-    found = detector(frame)
-    assert found.shape == (2, 4) and found.dtype == int
-    assert all(max(overlap(box, face) for box in found) > 0.7 for face in truth)
-
-
-@pytest.mark.parametrize("shape", [(480, 640, 3), (48, 48, 3), (2000, 300, 3)])
-def test_detector_gives_two_dimensions_where_there_is_no_face(detector, shape):
-    assert detector(np.full(shape, 127, np.uint8)).shape == (0, 4)
-
-
-def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(drawn_frame):
-    frame, truth = drawn_frame
-    found = make_detector()(cv2.resize(frame, None, fx=2, fy=2))
-    assert all(max(overlap(box, 2 * np.array(face)) for box in found) > 0.7 for face in truth)
-
-
-def test_own_cascade_in_its_folder_comes_first(monkeypatch, tmp_path):
-    own = tmp_path / "haarcascade_files" / live.cascade
-    own.parent.mkdir()
-    monkeypatch.setattr(face_tracking, "CASCADES", tmp_path / "haarcascade_files")
-    assert find_cascade(live.cascade) == Path(cv2.data.haarcascades) / live.cascade
-    own.write_text("mine")
-    assert find_cascade(live.cascade) == own
-
-
-def test_live_and_training_see_the_same_pixels_and_the_same_probabilities(classifier, detector, drawn_frame, tmp_path):
-    """From a box in a frame to probabilities: the live path against the data loader and Keras."""
-    frame, _ = drawn_frame
-    boxes = detector(frame)
-    for i, (x, y, w, h) in enumerate(boxes):
-        folder = tmp_path / "train" / EMOTIONS[i]
-        folder.mkdir(parents=True)
-        cv2.imwrite(str(folder / "face.png"), frame[y : y + h, x : x + w])
-    faces, emotions = load_fer2013_data(tmp_path)["Training"]
-    assert emotions.tolist() == [0, 1]
-    np.testing.assert_array_equal(crop_faces(frame, boxes, (48, 48)), faces)
-
-    network, _ = load_checkpoint(MODEL)
-    wanted = network.predict(preprocess_images(faces), verbose=0)
-    np.testing.assert_allclose(classifier(frame, boxes), wanted, atol=1e-4)
-
-
-def test_a_box_that_leaves_the_frame_is_cut_off(classifier):
-    frame = np.zeros((100, 100, 3), np.uint8)
-    assert crop_faces(frame, np.array([[-10, -10, 40, 40], [80, 80, 40, 40]]), (48, 48)).shape == (2, 48, 48, 1)
-
-
-def test_any_number_of_faces_at_once(classifier, drawn_frame):
-    frame, truth = drawn_frame
-    one = [classifier(frame, np.array([box])) for box in truth]
-    np.testing.assert_allclose(classifier(frame, np.array(truth)), np.concatenate(one), atol=1e-6)
-    assert classifier(frame, np.empty((0, 4), int)).shape == (0, 7)
-    np.testing.assert_allclose(classifier(frame, np.array(truth * 3)).sum(axis=1), 1, atol=1e-5)
-
-
-def test_several_models_are_averaged(classifier, drawn_frame, tmp_path):
-    frame, truth = drawn_frame
-    network, emotions = load_checkpoint(MODEL)
-    network.set_weights([weight * 0.9 for weight in network.get_weights()])
-    save_checkpoint(network, tmp_path / "other.hdf5", emotions)
-    other = EmotionClassifier([tmp_path / "other.hdf5"])(frame, truth)
-    both = EmotionClassifier([MODEL, tmp_path / "other.hdf5"])(frame, truth)
-    assert np.abs(other - classifier(frame, truth)).max() > 0.01
-    np.testing.assert_allclose(both, (other + classifier(frame, truth)) / 2, atol=1e-6)
-
-
-def test_the_weights_that_come_with_the_project_come_compiled():
-    compiled = compile_checkpoint(MODEL)
-    assert compiled.parent == Path(MODEL).parent, "run: python -m models.checkpoint models/mini_XCEPTION.hdf5"
-
-
-# ------------------------------------------------------------------------------------------------------------ memory
-def test_smoothing_is_an_average_over_time():
-    smooth = Smoother(time_constant=0.5)
-    box = np.array([[10, 10, 50, 50]])
-    smooth(box, np.array([[1.0, 0.0]]), 0.0)
-    (face,) = smooth(box, np.array([[0.0, 1.0]]), 0.5)
-    np.testing.assert_allclose(face.probabilities, [np.exp(-1), 1 - np.exp(-1)])
-    (face,) = Smoother(0)(box, np.array([[0.2, 0.8]]), 1.0)
-    np.testing.assert_allclose(face.probabilities, [0.2, 0.8])
-
-
-def test_faces_keep_their_identity_while_they_pass_each_other():
-    smooth, identities = Smoother(0), []
-    for step in range(11):  # two people change sides, one further up
-        left, right = [step * 40, 0, 100, 100], [400 - step * 40, 120, 100, 100]
-        boxes = np.array([left, right] if step % 2 else [right, left])  # in whatever order they are found
-        faces = {face.box: face.identity for face in smooth(boxes, np.ones((2, 7)) / 7, step / 10)}
-        identities.append((faces[tuple(left)], faces[tuple(right)]))
-    assert set(identities) == {identities[0]}
-
-
-def test_a_face_out_of_sight_is_remembered_for_a_moment():
-    smooth, nobody = Smoother(0.25), (np.empty((0, 4), int), np.empty((0, 2)))
-    box, probabilities = np.array([[0, 0, 50, 50]]), np.array([[0.5, 0.5]])
-    assert smooth(box, probabilities, 0.0)[0].identity == 0
-    assert smooth(*nobody, 0.5) == []
-    assert smooth(box, probabilities, 0.9)[0].identity == 0
-    assert smooth(box, probabilities, 2.0)[0].identity == 1
-
-
-# ----------------------------------------------------------------------------------------------------------- picture
-@pytest.mark.parametrize("width, height", [(48, 48), (320, 240), (640, 480), (480, 640), (3840, 2160)])
-def test_drawing_leaves_the_frame_alone_and_keeps_its_size(width, height):
-    frame = np.full((height, width, 3), 100, np.uint8)
-    side = min(width, height) // 3
-    face = Face(0, (width - side, height - side // 2, side, side), np.eye(7)[3])
-    picture = live.draw(frame, [face], EMOTIONS, note="30 fps")
-    assert picture.shape == frame.shape and (frame == 100).all() and (picture != 100).any()
-
-
-def test_a_frame_without_a_face_is_shown_as_it_is():
-    frame = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(live.draw(frame, [], EMOTIONS), frame)
-
-
-def test_bars_are_as_long_as_the_probabilities():
-    probabilities = np.array([0.5, 0.25, 0.25, 0, 0, 0, 0])
-    picture = live.draw(np.zeros((480, 640, 3), np.uint8), [Face(0, (500, 300, 99, 99), probabilities)], EMOTIONS)
-    panel = picture[:240, :320]
-    lengths = [(panel == colour).all(axis=2).sum(axis=1).max() for colour in live.PALETTE]
-    assert lengths[0] == pytest.approx(2 * lengths[1], abs=2) and lengths[1] == lengths[2] > 10
-
-
 # ------------------------------------------------------------------------------------------------------- whole runs
 def test_without_camera_and_display_the_drawn_face_is_recorded_and_named(monkeypatch, tmp_path, capfd):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(live, "ROOT", tmp_path)
-    monkeypatch.setattr(live, "Live", no_camera)
+    monkeypatch.setattr(video_sources, "Live", no_camera)
     assert run() == 0
     told = capfd.readouterr()
     assert "no camera found: showing a drawn face (a drawing, no person)" in told.err and "no display" in told.err
@@ -285,6 +116,66 @@ def test_folder_of_images_goes_on_after_a_broken_one(photograph, tmp_path, capfd
     assert [row["frame"] for row in rows(tmp_path / "a.csv")] == ["0"]
 
 
+def test_several_sources_are_worked_through_and_a_broken_one_is_told(photograph, clip, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    shutil.copy(clip, tmp_path / "in" / "clip.avi")
+    (tmp_path / "in" / "bad.mp4").write_bytes(b"no video")
+    out = tmp_path / "out"
+    sources = [clip, photograph, tmp_path / "in", "nowhere.mp4"]
+    flags = ["--headless", "--output", out, "--csv", out]
+    assert run("--source", *sources, *flags) == 1
+    told = capfd.readouterr()
+    faults = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    assert len(faults) == 2 and "bad.mp4 is not a video" in faults[0] and "nothing at nowhere.mp4" in faults[1]
+    names = ["astronaut.csv", "astronaut.png", "clip-2.csv", "clip-2.mp4", "clip.csv", "clip.mp4"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert rows(out / "clip.csv") == rows(out / "clip-2.csv") and len(rows(out / "clip.csv")) == 30
+    assert "clip: 30 frames" in told.out and "astronaut: 1 frame" in told.out
+
+    assert run("--source", clip, photograph, "--headless", "--csv", tmp_path / "a.csv") == 1
+    assert capfd.readouterr().err.count("of several sources, --csv names a folder") == 2
+
+
+def test_several_images_are_one_source(photograph, tmp_path, capfd):
+    for name in ("a.png", "b.png"):
+        shutil.copy(photograph, tmp_path / name)
+    images = [tmp_path / "a.png", tmp_path / "b.png"]
+    flags = ["--headless", "--output", tmp_path / "out", "--csv", tmp_path / "a.csv"]
+    assert run("--source", *images, *flags) == 0
+    assert [row["frame"] for row in rows(tmp_path / "a.csv")] == ["0", "1"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    (tmp_path / "more").mkdir()
+    shutil.copy(photograph, tmp_path / "more" / "a.png")
+    assert run("--source", *images, tmp_path / "more" / "a.png", *flags) == 2
+    assert "two are called a.png" in capfd.readouterr().err
+
+
+def test_explanation_of_a_photograph(photograph, tmp_path):
+    assert run("--source", photograph, "--headless", "--explain", tmp_path / "a.png", "--language", "fr") == 0
+    picture = cv2.imread(str(tmp_path / "a.png"))
+    face, hot = picture[:256, :256].astype(int), picture[:256, 256:512].astype(int)
+    assert picture.shape[0] == 260 and np.abs(face - hot).mean() > 5 and picture.shape[1] > 700
+
+
+def test_timeline_and_heat_maps_of_a_video(clip, tmp_path):
+    flags = ["--headless", "--timeline", tmp_path / "t.png", "--output"]
+    assert run("--source", clip, *flags, tmp_path / "plain.avi") == 0
+    assert run("--source", clip, *flags, tmp_path / "hot.avi", "--heatmap") == 0
+    assert cv2.imread(str(tmp_path / "t.png")).shape[1] == 1440
+    plain, hot = (cv2.VideoCapture(str(tmp_path / f"{name}.avi")).read()[1].astype(int) for name in ("plain", "hot"))
+    assert np.abs(plain - hot).max() > 50
+
+
+def test_mirror_turns_the_picture_and_not_the_csv(clip, tmp_path):
+    for name, flags in (("plain", []), ("mirror", ["--mirror"])):
+        files = ["--output", tmp_path / f"{name}.avi", "--csv", tmp_path / f"{name}.csv"]
+        assert run("--source", clip, "--headless", *files, *flags) == 0
+    assert rows(tmp_path / "plain.csv") == rows(tmp_path / "mirror.csv")
+    frames = [cv2.VideoCapture(str(tmp_path / f"{name}.avi")).read()[1] for name in ("plain", "mirror")]
+    below = [frame[400:460, :, 0].astype(int) for frame in frames]  # under the face and beside the panel
+    assert np.abs(below[0][:, ::-1] - below[1]).mean() < 3 < np.abs(below[0] - below[1]).mean()
+
+
 def test_ctrl_c_ends_quietly_and_keeps_what_was_recorded(tmp_path):
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--source", "drawn", "--headless", "--output", tmp_path / "a.avi"],
@@ -300,48 +191,14 @@ def test_ctrl_c_ends_quietly_and_keeps_what_was_recorded(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ camera
-class FakeCamera:
-    """Gives numbered frames like `cv2.VideoCapture`, then nothing more."""
-
-    def __init__(self, frames, opened=True):
-        self.left, self.opened, self.released = list(range(frames)), opened, False
-
-    def isOpened(self):  # noqa: N802
-        return self.opened
-
-    def read(self):
-        time.sleep(0.01)
-        return (True, np.full((48, 64, 3), self.left.pop(0), np.uint8)) if self.left else (False, None)
-
-    def release(self):
-        self.released = True
-
-
-def test_camera_gives_its_newest_frame_then_says_that_it_stopped():
-    camera, seen = FakeCamera(20), []
-    with (
-        pytest.raises(live.SourceLost, match=r"camera 3 stopped delivering after \d+ frames"),
-        live.Live(3, lambda source: camera, patience=0.3) as frames,
-    ):
-        for frame in frames:
-            seen.append(int(frame.image[0, 0, 0]))
-            time.sleep(0.03)  # slower than the camera
-    assert seen == sorted(set(seen)) and seen[-1] == 19 and len(seen) < 20 and camera.released
-
-
 def test_camera_that_delivers_nothing_is_one_line(monkeypatch, capfd, tmp_path):
-    opened = live.Live
-    monkeypatch.setattr(live, "Live", lambda source: opened(source, lambda source: FakeCamera(0), patience=0.2))
+    silent = SimpleNamespace(isOpened=lambda: True, get=lambda name: 0, read=lambda: (False, None), release=int)
+    opened = video_sources.Live
+    monkeypatch.setattr(video_sources, "Live", lambda source: opened(source, lambda source: silent, patience=0.2))
     assert run("--source", 0, "--headless", "--csv", tmp_path / "a.csv", "--output", tmp_path / "a.mp4") == 2
     told = capfd.readouterr().err
     assert told.count("\n") == 1 and "camera 0 stopped delivering after 0 frames" in told
     assert not list(tmp_path.iterdir())
-
-
-def test_grey_camera():
-    assert (
-        live._as_bgr(np.zeros((4, 4), np.uint8)).shape == live._as_bgr(np.zeros((4, 4, 1), np.uint8)).shape == (4, 4, 3)
-    )
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
@@ -376,6 +233,9 @@ BAD_INPUT = {
     "unknown extension": (["--output", "a.docx"], "a video is written as .mp4, .mkv, .avi"),
     "unwritable output": (["--output", "/dev/null/a.mp4"], "/dev/null"),
     "unwritable csv": (["--csv", "/dev/null/a.csv"], "/dev/null"),
+    "video explained": (["--explain", "a.png"], "--explain is for images, --heatmap for videos"),
+    "unwritable timeline": (["--timeline", "/dev/null/a.png"], "/dev/null"),
+    "unknown language": (["--language", "de"], "invalid choice: 'de'"),
     "smoothing": (["--smoothing", "-1"], "must be 0 or more seconds; found -1"),
 }
 
@@ -417,7 +277,7 @@ def test_what_is_read_is_never_overwritten(clip, photograph, tmp_path, capfd):
         assert run("--source", clip, "--headless", "--model", model, flag, model) == 2
         assert f"{flag} would overwrite {model}" in capfd.readouterr().err
     assert run("--source", clip, "--headless", "--output", tmp_path / "a.mp4", "--csv", tmp_path / "a.mp4") == 2
-    assert "--output and --csv are two files" in capfd.readouterr().err and not (tmp_path / "a.mp4").exists()
+    assert "a.mp4, which --output writes" in capfd.readouterr().err and not (tmp_path / "a.mp4").exists()
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -449,30 +309,86 @@ def ask_to_close(display, window):
     connection.close()
 
 
-@pytest.mark.parametrize("ending", ["q", "Escape", "close"])
-def test_a_real_window_shows_the_faces_until_the_user_ends_it(display, ending, tmp_path):
+@contextlib.contextmanager
+def opened_window(display, folder, *arguments):
+    """The running script, writing to a folder; what xdotool does with its window; the window's number."""
     environment = os.environ | {"DISPLAY": display}
     environment.pop("WAYLAND_DISPLAY", None)
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--source", "drawn", "--csv", tmp_path / "a.csv"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; import real_time_emotion_recognition as live; "
+        f"live.ROOT = Path({str(folder)!r}); sys.exit(live.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": SCRIPT.parent}
+    process = subprocess.Popen(command, env=environment, **pipes)
 
     def xdotool(*arguments):
-        return subprocess.run(["xdotool", *arguments], env=environment, capture_output=True, text=True).stdout.strip()
+        command = ["timeout", "30", "xdotool", *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
 
-    window = xdotool("search", "--sync", "--onlyvisible", "--name", re.escape(live.TITLE)).splitlines()[0]
-    time.sleep(1)
-    assert process.poll() is None
-    if ending == "close":
-        ask_to_close(display, int(window))
-    else:
-        xdotool("key", "--window", window, ending)
-    out, told = process.communicate(timeout=20)
+    try:
+        window = xdotool("search", "--sync", "--onlyvisible", "--name", re.escape(live.TITLE)).splitlines()[0]
+        time.sleep(1)
+        assert process.poll() is None
+        yield process, lambda action, *more: xdotool(action, "--window", window, *more), int(window)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("ending", ["q", "Escape", "close"])
+def test_a_real_window_shows_the_faces_until_the_user_ends_it(display, ending, tmp_path):
+    with opened_window(display, tmp_path, "--source", "drawn", "--csv", tmp_path / "a.csv") as (process, do, window):
+        if ending == "close":
+            ask_to_close(display, window)
+        else:
+            do("key", ending)
+        out, told = process.communicate(timeout=20)
     assert process.returncode == 0, told
     assert re.match(r"\d+ frames", out)
     named = [row["emotion"] for row in rows(tmp_path / "a.csv")]
     assert max(set(named), key=named.count) == "neutral"  # the first of the seven
+
+
+def test_keys_and_mouse(display, tmp_path):
+    with opened_window(display, tmp_path, "--source", "drawn") as (process, do, _):
+
+        def snapshot():
+            count = len(list(tmp_path.glob("output/snapshot*.png"))) + 1
+            do("key", "s")
+            deadline = time.monotonic() + 20
+            while len(found := sorted(tmp_path.glob("output/snapshot*.png"), key=os.path.getmtime)) < count:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.05)
+            return cv2.imread(str(found[-1]))[:430].astype(int)  # without the note
+
+        do("key", "space")
+        paused, again = snapshot(), snapshot()
+        np.testing.assert_array_equal(paused, again)
+        do("key", "h")
+        hot = snapshot()
+        assert (hot != paused).any(axis=2)[150:350, 200:450].mean() > 0.3
+        do("key", "--delay", 300, "h", "m")
+        mirrored = snapshot()
+        assert np.abs(mirrored[400:430, ::-1] - paused[400:430])[:, 250:390].mean() < 3
+        do("key", "--delay", 300, "m", "Tab", "question")
+        assert (snapshot() != paused).any(axis=2).mean() > 0.1
+        do("key", "question")
+        np.testing.assert_array_equal(snapshot(), paused)
+        do("mousemove", 320, 240)
+        do("click", 1)
+        do("key", "--delay", 300, "space", "r")
+        time.sleep(1.5)
+        do("key", "r")
+        time.sleep(0.5)
+        assert (snapshot() != paused).any()
+        do("key", "q")
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 0 and "Traceback" not in told, told
+    (recording,) = tmp_path.glob("output/recording*.mp4")
+    assert cv2.VideoCapture(str(recording)).get(cv2.CAP_PROP_FRAME_COUNT) > 3
+    assert not list(tmp_path.glob("output/.*"))
 
 
 @pytest.mark.parametrize("address", ["", ":4711", "nonsense", "127.0.0.1:4711"])

@@ -1,0 +1,207 @@
+"""Tests of annotation: what is drawn over a frame, where, and in which language."""
+
+import cv2
+import numpy as np
+import pytest
+
+from annotation import (
+    ACCENTS,
+    FRENCH,
+    PALETTE,
+    Annotator,
+    blend_heat_map,
+    draw_explanation,
+    stack_explanations,
+    text_size,
+    write,
+)
+from face_tracking import Face
+from load_and_process import EMOTIONS
+
+BLACK_FRAME = np.zeros((480, 640, 3), np.uint8)
+
+
+def face(identity=0, box=(500, 300, 99, 99), emotion=3, probability=1.0):
+    probabilities = np.full(7, (1 - probability) / 6)
+    probabilities[emotion] = probability
+    return Face(identity, box, probabilities)
+
+
+def painted(picture, colour):
+    """Pixels (n, 2), x and y, of exactly that colour."""
+    return np.argwhere((picture == colour).all(axis=2))[:, ::-1]
+
+
+@pytest.mark.parametrize("width, height", [(48, 48), (320, 240), (640, 480), (480, 640), (3840, 2160)])
+def test_drawing_leaves_the_frame_alone_and_keeps_its_size(width, height):
+    frame, side = np.full((height, width, 3), 100, np.uint8), min(width, height) // 3
+    annotate = Annotator(EMOTIONS)
+    annotate.help = ("?  help", "q  end")
+    seen = face(box=(width - side, height - side // 2, side, side))
+    annotate.remember([seen], 0.0)
+    picture = annotate.draw(frame, [seen], "30 fps", np.ones((1, 5, 5)), recording=True)
+    assert picture.shape == frame.shape and (frame == 100).all() and (picture != 100).any()
+
+
+def test_a_frame_without_a_face_is_shown_as_it_is():
+    frame = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(Annotator(EMOTIONS).draw(frame, []), frame)
+    np.testing.assert_array_equal(Annotator(EMOTIONS, mirror=True).draw(frame, []), frame[:, ::-1])
+
+
+def test_bars_are_as_long_as_the_probabilities():
+    seen = Face(0, (500, 300, 99, 99), np.array([0.5, 0.25, 0.25, 0, 0, 0, 0]))
+    panel = Annotator(EMOTIONS).draw(BLACK_FRAME, [seen])[:240, :320]
+    lengths = [(panel == colour).all(axis=2).sum(axis=1).max() for colour in PALETTE]
+    assert lengths[0] == pytest.approx(2 * lengths[1], abs=2) and lengths[1] == lengths[2] > 10
+
+
+def test_the_bars_belong_to_the_largest_face_or_the_chosen_one():
+    small, large = face(3, (400, 300, 50, 50), 3), face(8, (500, 300, 99, 99), 4)
+    annotate = Annotator(EMOTIONS)
+    assert annotate.chosen([small, large]) is large and annotate.chosen([]) is None
+    annotate.choose([small, large], (420, 320), 640)
+    assert annotate.chosen([small, large]) is small and annotate.chosen([large]) is large
+    annotate.choose([small, large], (10, 10), 640)
+    assert annotate.chosen([small, large]) is large
+    for expected in (small, large, small):  # from left to right, and around
+        annotate.choose_next([small, large])
+        assert annotate.chosen([small, large]) is expected
+    annotate.choose_next([])
+    longest = {}
+    for seen in (small, large):
+        annotate.choose([small, large], (seen.box[0] + 5, 320), 640)
+        panel = annotate.draw(BLACK_FRAME, [small, large])[:240, :320]
+        longest[seen.identity] = [(panel == PALETTE[i]).all(axis=2).sum(axis=1).max() for i in (3, 4)]
+    assert longest[3][0] > longest[3][1] and longest[8][1] > longest[8][0]
+
+
+def test_mirrored_boxes_and_clicks_are_those_of_the_picture():
+    seen = face(5, (500, 300, 100, 50), emotion=2)
+    annotate = Annotator(EMOTIONS, mirror=True)
+    outline = painted(annotate.draw(BLACK_FRAME, [seen]), PALETTE[2])
+    outline = outline[outline[:, 1] > 310]
+    assert abs(outline[:, 0].min() - 40) <= 2 and abs(outline[:, 0].max() - 140) <= 2
+    other = face(6, (0, 0, 200, 200))
+    annotate.choose([seen, other], (90, 320), 640)
+    assert annotate.chosen([seen, other]) is seen
+
+
+def test_the_panel_stays_in_its_corner_rather_than_gain_a_little():
+    annotate = Annotator(EMOTIONS)
+
+    def side(box):
+        picture = annotate.draw(np.full((480, 640, 3), 255, np.uint8), [face(box=box)])
+        return "left" if (picture[20, 20] < 255).any() else "right"
+
+    assert side((250, 200, 100, 100)) == "left"
+    assert side((100, 100, 100, 100)) == "right"  # it would have hidden the face
+    assert side((250, 200, 100, 100)) == "right"
+
+
+def test_history_is_of_the_last_seconds_of_each_face():
+    annotate, one, two = Annotator(EMOTIONS), face(1), face(2)
+    for second in range(30):
+        annotate.remember([one] if second > 12 else [one, two], float(second))
+    assert [time_s for time_s, _ in annotate._history[1]] == list(range(19, 30)) and 2 not in annotate._history
+    annotate.remember([one], 0.0)  # a looped video
+    assert [time_s for time_s, _ in annotate._history[1]] == [0.0]
+
+
+def test_history_is_drawn_under_the_bars():
+    annotate = Annotator(EMOTIONS)
+    plain = annotate.draw(BLACK_FRAME, [face()])
+    for step in range(100):
+        annotate.remember([face(emotion=3 if step < 50 else 4)], step / 10)
+    strip = annotate.draw(BLACK_FRAME, [face()])[150:240, :320]
+    before, after = painted(strip, PALETTE[3]), painted(strip, PALETTE[4])
+    assert len(before) > 500 and len(after) > 500 and before[:, 0].mean() < after[:, 0].mean()
+    assert not len(painted(plain[150:240, :320], PALETTE[4]))
+
+
+def test_a_guess_that_is_hardly_one_reads_uncertain():
+    annotate = Annotator(EMOTIONS, uncertain_below=0.4)
+    assert annotate.label(face(probability=0.4)) == ("happy 40%", PALETTE[3])
+    assert annotate.label(face(probability=0.39))[0] == "uncertain"
+    assert Annotator(EMOTIONS, "fr", uncertain_below=0.4).label(face(probability=0.39))[0] == "incertain"
+    assert Annotator(EMOTIONS).label(face(probability=0.2))[0] == "happy 20%"
+
+
+# --------------------------------------------------------------------------------------------------------- heat maps
+def test_heat_is_blended_where_it_is_hot():
+    image, heat = np.full((200, 200, 3), 90, np.uint8), np.zeros((10, 10))
+    heat[2, 7] = 1  # of ten: 7.5 across, 2.5 down
+    blend_heat_map(image, (50, 50, 100, 100), heat)
+    changed = np.abs(image.astype(int) - 90).sum(axis=2)
+    y, x = np.unravel_index(changed.argmax(), changed.shape)
+    assert abs(x - 125) <= 3 and abs(y - 75) <= 3
+    assert not changed[:50].any() and not changed[:, :50].any() and not changed[120:].any()
+
+
+@pytest.mark.parametrize("box", [(-30, -30, 60, 60), (80, 80, 60, 60), (-20, 10, 140, 40), (200, 200, 10, 10)])
+def test_heat_of_a_face_that_leaves_the_frame(box):
+    image = np.full((100, 100, 3), 90, np.uint8)
+    blend_heat_map(image, box, np.ones((4, 4)))
+    x, y, w, h = box
+    inside = np.zeros((100, 100), bool)
+    inside[max(0, y) : y + h, max(0, x) : x + w] = True
+    np.testing.assert_array_equal((image != 90).any(axis=2), inside)
+
+
+def test_each_face_has_its_own_heat_map():
+    faces = [face(0, (50, 250, 100, 100)), face(1, (400, 250, 100, 100))]
+    maps = np.stack([np.zeros((4, 4)), np.ones((4, 4))])
+    changed = (Annotator(EMOTIONS).draw(BLACK_FRAME, faces, heat_maps=maps)[270:330] != 0).any(axis=2)
+    assert not changed[:, 60:140].any() and changed[:, 410:490].all()
+
+
+def test_an_explanation_is_face_map_and_bars():
+    crop = np.full((80, 70, 3), 90, np.uint8)
+    heat = np.zeros((8, 8))
+    heat[:4] = 1
+    picture = draw_explanation(crop, heat, face().probabilities, EMOTIONS)
+    assert picture.shape[0] == 256 and (picture[:, :256] == 90).all()
+    assert (picture[:100, 256:512] != 90).any(axis=2).all() and (picture[160:, 256:512] == 90).all()
+    assert len(painted(picture[:, 512:], PALETTE[3])) > 500
+    longer = draw_explanation(crop, heat, face().probabilities, [f"{emotion} indeed" for emotion in EMOTIONS])
+    assert stack_explanations([picture, longer]).shape == (520, longer.shape[1], 3)
+
+
+# -------------------------------------------------------------------------------------------------------------- text
+def test_labels_in_french():
+    annotate = Annotator(EMOTIONS, "fr")
+    assert annotate.labels == ["colère", "dégoût", "peur", "joie", "tristesse", "surprise", "neutre"]
+    assert Annotator(("happy", "bored"), "fr").labels == ["joie", "bored"]
+
+
+@pytest.mark.parametrize(
+    ("accented", "plain"), [("è", "e"), ("é", "e"), ("û", "u"), ("É", "E"), ("ñ", "n"), ("ë", "e")]
+)
+def test_accents_stand_over_their_letter(accented, plain):
+    pictures = []
+    for letter in (accented, plain):
+        pictures.append(np.zeros((60, 120), np.uint8))
+        write(pictures[-1], f"x{letter}x", (10, 5), 255, 1.5)
+    added = np.argwhere((pictures[0] > 100) & (pictures[1] < 50))
+    letter = np.zeros((60, 120), np.uint8)
+    write(letter, plain, (10 + text_size("xx", 1.5)[0] - text_size("x", 1.5)[0], 5), 255, 1.5)
+    rows, columns = np.nonzero(letter > 100)
+    assert len(added) >= 3 and added[:, 0].max() <= rows.min() + 1
+    assert columns.min() - 2 <= added[:, 1].mean() <= columns.max() + 2
+    assert text_size(accented, 1.5) == text_size(plain, 1.5)
+
+
+def test_every_accent_of_the_labels_is_known():
+    import unicodedata
+
+    marks = {mark for label in FRENCH.values() for mark in unicodedata.normalize("NFD", label) if ord(mark) > 127}
+    assert marks and marks <= set(ACCENTS)
+
+
+def test_text_is_as_wide_as_it_says():
+    picture = np.zeros((80, 400), np.uint8)
+    write(picture, "surprise 97%", (0, 0), 255, 2)
+    width, height = text_size("surprise 97%", 2)
+    rows, columns = np.nonzero(picture)
+    assert columns.max() < width <= columns.max() + 16 and rows.max() < height
+    assert cv2.countNonZero(picture[:, :4]) == 0

@@ -1,0 +1,372 @@
+"""Tests of face_tracking: what is tracked is what detection finds, at a tenth of the searches, steadier, and named."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import face_tracking
+from drawn_faces import Identity, backdrop, draw_face, face_box
+from face_tracking import FaceDetector, FaceTracker, Smoother, TrackedFace, find_cascade, still_faces
+
+CASCADE = "haarcascade_frontalface_default.xml"
+SIZE, FPS = (640, 480), 25
+NEAR, AWAY = (300, 200, 100, 100), (20, 20, 80, 80)
+
+
+@pytest.fixture(scope="module")
+def detect():
+    return FaceDetector(find_cascade(CASCADE), 320, 1.2, 5, 0.1)
+
+
+def overlap(first, second):
+    """Intersection over union of two boxes."""
+    (ax, ay, aw, ah), (bx, by, bw, bh) = first, second
+    width, height = min(ax + aw, bx + bw) - max(ax, bx), min(ay + ah, by + bh) - max(ay, by)
+    both = max(width, 0) * max(height, 0)
+    return both / (aw * ah + bw * bh - both)
+
+
+# ------------------------------------------------------------------------------------------------------ detection
+def test_detector_finds_the_drawn_faces(detect, drawn_frame):
+    frame, truth = drawn_frame
+    found = detect(frame)
+    assert found.shape == (2, 4) and found.dtype == int
+    assert all(max(overlap(box, face) for box in found) > 0.7 for face in truth)
+
+
+@pytest.mark.parametrize("shape", [(480, 640, 3), (48, 48, 3), (2000, 300, 3)])
+def test_detector_gives_two_dimensions_where_there_is_no_face(detect, shape):
+    assert detect(np.full(shape, 127, np.uint8)).shape == (0, 4)
+
+
+def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(detect, drawn_frame):
+    frame, truth = drawn_frame
+    found = detect(cv2.resize(frame, None, fx=2, fy=2))
+    assert all(max(overlap(box, 2 * np.array(face)) for box in found) > 0.7 for face in truth)
+
+
+def test_own_cascade_in_its_folder_comes_first(monkeypatch, tmp_path):
+    own = tmp_path / "haarcascade_files" / CASCADE
+    own.parent.mkdir()
+    monkeypatch.setattr(face_tracking, "CASCADES", tmp_path / "haarcascade_files")
+    assert find_cascade(CASCADE) == Path(cv2.data.haarcascades) / CASCADE
+    own.write_text("mine")
+    assert find_cascade(CASCADE) == own
+
+
+# ------------------------------------------------------------------------------------------------- on drawn faces
+def between(start, end):
+    """A path for `clip`: from one (x, y, size) to another, as the share of the clip goes from 0 to 1."""
+    return lambda share: np.add(start, np.multiply(share, np.subtract(end, start)))
+
+
+CLIPS = {  # name: paths of the people, those in front last
+    "to and fro": [lambda share: (320 + 180 * np.sin(6.3 * share), 240 + 40 * np.sin(4 * share), 150)],
+    "comes nearer": [between((220, 240, 80), (400, 240, 300))],
+    "goes away": [between((400, 240, 300), (220, 240, 80))],
+    "comes in and leaves": [lambda share: (-150 + 940 * share, 240, 150)],
+    "appears later": [lambda share: (180, 240, 150), lambda share: (460, 240, 150) if share > 0.5 else None],
+    "pass each other": [between((120, 160, 120), (520, 170, 120)), between((520, 285, 125), (120, 275, 125))],
+    "pass, one behind": [between((100, 120, 80), (540, 130, 80)), between((520, 300, 170), (120, 300, 170))],
+}
+
+
+def clip(name, seconds=3):
+    """Yields frames with a camera's noise, and the boxes of the people in them."""
+    rng = np.random.default_rng(list(CLIPS).index(name))
+    people = [Identity.random(rng) for _ in CLIPS[name]]
+    for number in range(seconds * FPS):
+        frame, boxes = backdrop(SIZE), {}
+        for person, path in enumerate(CLIPS[name]):
+            at = path(number / (seconds * FPS))
+            if at is not None:
+                frame = draw_face("neutral", people[person], frame, at[:2], at[2])
+                boxes[person] = face_box(at[:2], at[2])
+        noise = rng.normal(0, 3, (*frame.shape[:2], 1))
+        yield np.clip(frame + noise, 0, 255).astype(np.uint8), boxes
+
+
+@pytest.fixture(scope="module")
+def runs(detect):
+    """Clip -> (true boxes, what plain detection finds, what is tracked), a list of each per frame."""
+
+    def run(name):
+        track = FaceTracker(detect)
+        frames = [
+            (boxes, still_faces(detect)(image, None), track(image, number / FPS))
+            for number, (image, boxes) in enumerate(clip(name))
+        ]
+        return list(zip(*frames, strict=True))
+
+    return {name: run(name) for name in CLIPS}
+
+
+def compare(truth, found):
+    """(overlaps of the true boxes found, number of boxes that are no face's); faces cut by the edge don't count."""
+    overlaps, false = [], 0
+    for known, faces in zip(truth, found, strict=True):
+        whole = [(x, y, w, h) for x, y, w, h in known.values() if min(x, y) >= 0 and x + w <= SIZE[0]]
+        best = [max((overlap(box, face.box) for face in faces), default=0) for box in whole]
+        overlaps += [share for share in best if share >= 0.5]
+        false += sum(
+            all(overlap(box, face.box) < (0.5 if box in whole else 0.1) for box in known.values()) for face in faces
+        )
+    return overlaps, false
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_no_fewer_true_boxes_and_no_more_false_ones_than_plain_detection(runs, name):
+    truth, plain, tracked = runs[name]
+    (plain_overlaps, plain_false), (overlaps, false) = compare(truth, plain), compare(truth, tracked)
+    late = 7 if name == "appears later" else 0  # frames at most until the next whole-frame search
+    assert len(overlaps) >= len(plain_overlaps) - late
+    assert false <= plain_false
+
+
+def test_boxes_are_as_exact_as_those_of_plain_detection(runs):
+    plain, tracked = (
+        np.mean([share for run in runs.values() for share in compare(run[0], run[column])[0]]) for column in (1, 2)
+    )
+    assert tracked > plain - 0.005
+    truth, _, moving = runs["to and fro"]  # no lag
+    assert np.mean(compare(truth, moving)[0]) > 0.8
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_everybody_has_one_identity(runs, name):
+    truth, _, tracked = runs[name]
+    seen = {
+        (person, face.identity)
+        for known, faces in zip(truth, tracked, strict=True)
+        for person, box in known.items()
+        for face in faces
+        if overlap(box, face.box) >= 0.5
+    }
+    assert sorted(person for person, _ in seen) == list(range(len(CLIPS[name])))
+    assert len({identity for _, identity in seen}) == len(CLIPS[name])
+
+
+def test_a_still_face_has_a_still_box(detect):
+    rng, jitter = np.random.default_rng(0), []
+    for size in (110, 140, 170, 240, 290):
+        person, track, boxes = Identity.random(rng), FaceTracker(detect), []
+        still = draw_face("neutral", person, backdrop(SIZE), (320, 250), size)
+        for number in range(50):
+            image = np.clip(still + rng.normal(0, 3, (480, 640, 1)), 0, 255).astype(np.uint8)
+            boxes.append((detect(image)[0], track(image, number / FPS)[0].box))
+        jitter.append(np.std(boxes[20:], axis=0).mean(axis=1) / size)
+    plain, tracked = np.mean(jitter, axis=0)
+    assert tracked < 0.6 * plain
+
+
+def test_the_search_near_a_face_finds_it_alone(detect):
+    frame = draw_face("neutral", frame=backdrop(SIZE), centre=(160, 240), size=140)
+    frame = draw_face("neutral", frame=frame, centre=(460, 240), size=140)
+    (found,) = detect.near(frame, (80, 180, 130, 130))  # somewhat off
+    assert overlap(found, face_box((160, 240), 140)) > 0.85
+    for box in ((280, 10, 60, 60), (-200, 100, 90, 90), (630, 470, 90, 90), (800, 900, 50, 50)):
+        assert detect.near(frame, box).shape == (0, 4)
+
+
+def test_the_search_near_a_face_keeps_to_the_smallest_face(detect):
+    coarse = FaceDetector(find_cascade("haarcascade_frontalface_default.xml"), 320, 1.2, 5, 0.4)
+    frame = draw_face("neutral", frame=backdrop(SIZE), centre=(320, 240), size=130)
+    box = face_box((320, 240), 130)
+    assert len(detect.near(frame, box)) == 1
+    assert len(coarse.near(frame, box)) == 0  # 130 is less than 0.4 of 480
+
+
+# ----------------------------------------------------------------------------------------------- on a made-up detector
+class Scripted:
+    """A detector that finds what it is told; `searches` counts those of the whole frame."""
+
+    def __init__(self):
+        self.boxes, self.searches = [], 0
+
+    def __call__(self, image):
+        self.searches += 1
+        return np.array(self.boxes, int).reshape(-1, 4)
+
+    def near(self, image, box):
+        x, y, w, h = box
+        close = [b for b in self.boxes if abs(b[0] - x) < w / 2 and abs(b[1] - y) < h / 2]
+        return np.array(close, float).reshape(-1, 4)
+
+
+class Scene:
+    """A tracker on a made-up detector: `show` gives it a frame."""
+
+    def __init__(self):
+        self.detect, self.image = Scripted(), np.zeros((480, 640, 3), np.uint8)
+        self.track = FaceTracker(self.detect)
+
+    def show(self, time_s, *boxes):
+        """{identity: box} of a frame with these boxes in it."""
+        self.detect.boxes = list(boxes)
+        return {face.identity: face.box for face in self.track(self.image, time_s)}
+
+
+@pytest.mark.parametrize("fps", [10, 25, 60])
+def test_the_whole_frame_is_searched_now_and_then(fps):
+    scene = Scene()
+    for number in range(10 * fps):
+        assert scene.show(number / fps, NEAR) == {0: NEAR}
+    assert 30 <= scene.detect.searches <= 41
+
+
+@pytest.mark.parametrize("fps", [10, 25, 60])
+def test_a_new_face_appears_within_three_tenths_of_a_second(fps):
+    for start in range(fps):  # whenever it comes
+        scene = Scene()
+        for number in range(fps + start):
+            scene.show(number / fps, NEAR)
+        late = next(n for n in range(fps) if len(scene.show((fps + start + n) / fps, NEAR, AWAY)) == 2)
+        assert late / fps <= 0.3
+
+
+def test_the_first_face_appears_at_once():
+    scene = Scene()
+    for number in range(20):
+        assert scene.show(number / FPS) == {}
+    assert scene.show(20 / FPS, NEAR) == {0: NEAR}
+
+
+def test_a_face_that_jumps_is_found_in_the_same_frame():
+    scene = Scene()
+    for number in range(FPS + 1):
+        scene.show(number / FPS, NEAR)
+    assert list(scene.show(1.04 + 0.08, (375, 200, 100, 100))) == [0]
+
+
+def test_a_face_not_found_is_shown_for_a_moment_and_known_again_for_a_second():
+    scene = Scene()
+    for number in range(4 * FPS):
+        scene.show(number / FPS, NEAR)
+    last = (4 * FPS - 1) / FPS
+    assert scene.show(last + 0.1) == {0: NEAR}
+    assert scene.show(last + 0.3) == {}
+    assert list(scene.show(last + 0.9, NEAR)) == [0]
+    assert list(scene.show(last + 2.0, NEAR)) == [1]
+
+
+def test_a_face_at_the_edge_is_gone_when_it_is_not_found():
+    scene = Scene()
+    for number in range(4 * FPS):
+        scene.show(number / FPS, (-5, 200, 100, 100))
+    assert scene.show(4) == {}
+
+
+def test_what_is_found_now_and_then_is_not_held():
+    scene, shown, found = Scene(), 0, 0
+    rng = np.random.default_rng(0)
+    for number in range(40 * FPS):
+        there = rng.random() < 0.3
+        found += there
+        shown += len(scene.show(number / FPS, *([NEAR] if there else [])))
+    assert shown <= found
+
+
+@pytest.mark.parametrize("offset", [60, 90])  # of the boxes' 100 pixels
+def test_people_who_pass_each_other_keep_their_identities(offset):
+    scene, seen = Scene(), set()
+    for step in range(41):
+        left, right = (20 + 12 * step, 100, 100, 100), (500 - 12 * step, 100 + offset, 100, 100)
+        faces = scene.show(step / FPS, *((left, right) if step % 2 else (right, left)))  # in whatever order
+        identities = [max(faces, key=lambda identity, box=box: overlap(faces[identity], box)) for box in (left, right)]
+        assert identities in ([0, 1], [1, 0])
+        seen.add(tuple(identities))
+    assert len(seen) == 1
+
+
+def test_who_hides_behind_another_does_not_take_their_box():
+    scene, owners = Scene(), set()
+    for step in range(61):
+        front, behind = (300, 200, 100, 100), (60 + 8 * step, 190, 90, 90)
+        hidden = abs(behind[0] - front[0]) < 70
+        faces = scene.show(step / FPS, *([front] if hidden else [behind, front]))
+        owners.add(max(faces, key=lambda identity, faces=faces: overlap(faces[identity], front)))
+    assert len(owners) == 1
+    assert sorted(faces) == [0, 1]  # known again on the other side
+
+
+def test_two_boxes_around_one_face_are_one_face():
+    scene = Scene()
+    for number in range(FPS):
+        faces = scene.show(number / FPS, NEAR, (310, 205, 80, 80), (330, 260, 40, 40))
+        assert list(faces) == [0] and overlap(faces[0], NEAR) > 0.9
+
+
+@pytest.mark.parametrize("restart", ["clock", "size", "forget"])
+def test_starting_anew_never_reuses_an_identity(restart):
+    scene = Scene()
+    assert list(scene.show(5.0, NEAR)) == [0]
+    if restart == "size":
+        scene.image = np.zeros((240, 320, 3), np.uint8)
+    if restart == "forget":
+        scene.track.forget()
+    assert list(scene.show(0.0 if restart == "clock" else 5.04, NEAR)) == [1]
+
+
+def test_frames_of_the_same_time_are_no_trouble():
+    scene = Scene()
+    for _ in range(5):
+        assert list(scene.show(1.0, NEAR)) == [0]
+
+
+def test_a_moving_box_follows_and_a_trembling_one_rests():
+    scene, rng = Scene(), np.random.default_rng(0)
+    for number in range(3 * FPS):
+        x = 40 + 6 * number  # 1.5 face sides per second
+        (box,) = scene.show(number / FPS, (x, 200, 100, 100)).values()
+    assert abs(box[0] - x) <= 5
+    scene, boxes = Scene(), []
+    for number in range(3 * FPS):
+        boxes += scene.show(number / FPS, tuple(NEAR + rng.integers(-2, 3, 4))).values()
+    assert np.std(boxes[FPS:], axis=0).max() < 0.8  # that of the found boxes is 1.4
+
+
+def test_still_images_are_numbered_one_by_one():
+    detect, image = Scripted(), np.zeros((9, 9, 3), np.uint8)
+    track, detect.boxes = still_faces(detect), [NEAR, AWAY]
+    assert [track(image, 0.0), track(image, 1.0)] == [[TrackedFace(0, NEAR), TrackedFace(1, AWAY)]] * 2
+
+
+# -------------------------------------------------------------------------------------------------------- smoothing
+def face(identity):
+    return TrackedFace(identity, NEAR)
+
+
+def test_smoothing_is_an_average_over_time_for_each_face():
+    smooth = Smoother(time_constant=0.5)
+    smooth([face(3), face(4)], np.array([[1.0, 0.0], [0.5, 0.5]]), 0.0)
+    other, same = smooth([face(4), face(3)], np.array([[0.5, 0.5], [0.0, 1.0]]), 0.5)
+    assert (same.identity, same.box) == (3, NEAR)
+    np.testing.assert_allclose(same.probabilities, [np.exp(-1), 1 - np.exp(-1)])
+    np.testing.assert_allclose(other.probabilities, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("steps", [1, 6, 30])
+def test_smoothing_does_not_depend_on_the_frame_rate(steps):
+    smooth = Smoother(time_constant=0.25)
+    smooth([face(0)], np.array([[1.0, 0.0]]), 0.0)
+    for step in range(steps):
+        (seen,) = smooth([face(0)], np.array([[0.0, 1.0]]), 0.6 * (step + 1) / steps)
+    np.testing.assert_allclose(seen.probabilities[0], np.exp(-0.6 / 0.25))
+
+
+@pytest.mark.parametrize("later", [1.5, -1.0])  # out of sight for long, and a clip that starts again
+def test_smoothing_forgets(later):
+    smooth = Smoother(time_constant=0.5)
+    smooth([face(0)], np.array([[1.0, 0.0]]), 0.0)
+    assert smooth([], np.empty((0, 2)), 0.1) == []
+    (seen,) = smooth([face(0)], np.array([[0.0, 1.0]]), later)
+    np.testing.assert_allclose(seen.probabilities, [0.0, 1.0])
+
+
+def test_no_smoothing():
+    smooth = Smoother(0)
+    for now in ([1.0, 0.0], [0.2, 0.8]):
+        (seen,) = smooth([face(0)], np.array([now]), 1.0)
+        np.testing.assert_allclose(seen.probabilities, now)
