@@ -1,13 +1,23 @@
 """Tests of face_tracking: what is tracked is what detection finds, with fewer searches, steadier, and numbered."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
+import face_tracking
 from drawn_faces import Identity, backdrop, draw_face, face_box
 from face_tracking import FaceDetector, FaceTracker, Smoother, TrackedFace, find_cascade, still_faces
 
+CASCADE = "haarcascade_frontalface_default.xml"
 SIZE, FPS = (640, 480), 25
 NEAR, AWAY = (300, 200, 100, 100), (20, 20, 80, 80)
+
+
+@pytest.fixture(scope="module")
+def detect():
+    return FaceDetector(find_cascade(CASCADE), 320, 1.2, 5, 0.1)
 
 
 def overlap(first, second):
@@ -16,6 +26,34 @@ def overlap(first, second):
     width, height = min(ax + aw, bx + bw) - max(ax, bx), min(ay + ah, by + bh) - max(ay, by)
     both = max(width, 0) * max(height, 0)
     return both / (aw * ah + bw * bh - both)
+
+
+# ------------------------------------------------------------------------------------------------------ detection
+def test_detector_finds_the_drawn_faces(detect, drawn_frame):
+    frame, truth = drawn_frame
+    found = detect(frame)
+    assert found.shape == (2, 4) and found.dtype == int
+    assert all(max(overlap(box, face) for box in found) > 0.7 for face in truth)
+
+
+@pytest.mark.parametrize("shape", [(480, 640, 3), (48, 48, 3), (2000, 300, 3)])
+def test_detector_gives_two_dimensions_where_there_is_no_face(detect, shape):
+    assert detect(np.full(shape, 127, np.uint8)).shape == (0, 4)
+
+
+def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(detect, drawn_frame):
+    frame, truth = drawn_frame
+    found = detect(cv2.resize(frame, None, fx=2, fy=2))
+    assert all(max(overlap(box, 2 * np.array(face)) for box in found) > 0.7 for face in truth)
+
+
+def test_own_cascade_in_its_folder_comes_first(monkeypatch, tmp_path):
+    own = tmp_path / "haarcascade_files" / CASCADE
+    own.parent.mkdir()
+    monkeypatch.setattr(face_tracking, "CASCADES", tmp_path / "haarcascade_files")
+    assert find_cascade(CASCADE) == Path(cv2.data.haarcascades) / CASCADE
+    own.write_text("mine")
+    assert find_cascade(CASCADE) == own
 
 
 # ------------------------------------------------------------------------------------------------- on drawn faces
@@ -48,11 +86,6 @@ def clip(name, seconds=3):
                 boxes[person] = face_box(at[:2], at[2])
         noise = rng.normal(0, 3, (*frame.shape[:2], 1))
         yield np.clip(frame + noise, 0, 255).astype(np.uint8), boxes
-
-
-@pytest.fixture(scope="module")
-def detect():
-    return FaceDetector(find_cascade("haarcascade_frontalface_default.xml"), 320, 1.2, 5, 0.1)
 
 
 @pytest.fixture(scope="module")
