@@ -3,6 +3,7 @@
     python train_emotion_classifier.py                                    # mini_XCEPTION on fer2013/fer2013.csv
     python train_emotion_classifier.py --dataset drawn                    # a first try without data, about a minute
     python train_emotion_classifier.py --network big_XCEPTION --epochs 60
+    python train_emotion_classifier.py --teacher models/simple_CNN.hdf5   # learn from a larger network, too
     python train_emotion_classifier.py --resume                           # go on after Ctrl-C or a power cut
 
 Writes to --output-dir, each file whole or not at all:
@@ -69,6 +70,8 @@ plateau_patience = 8           # epochs without a lower val_loss before schedule
 early_stopping_patience = 40   # epochs without a higher val_accuracy before the run ends
 weight_decay = 0.01            # decoupled (AdamW), on kernels only
 label_smoothing = 0.1          # share of each label that is spread over all emotions
+teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
+teacher_share = 0.7            # of each label; the rest is the data's
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
@@ -108,6 +111,7 @@ def parse_args(argv=None):
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
     add("--weight-decay", type=_number(float, 0), default=weight_decay, help="AdamW's, on kernels only")
     add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
+    add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
@@ -136,6 +140,7 @@ def main(argv=None):
     keras.utils.set_random_seed(args.seed)
     input_shape = (*args.image_size, 1)
     model = build_network(args.network, input_shape, args.precision)
+    teach = load_teacher(args.teacher, tuple(args.image_size)) if args.teacher else None
     data = load_fer2013_data(args.dataset, tuple(args.image_size))
     train, validation, validated_on = training_and_validation(data, args.seed)
     settings = resolved_settings(args)
@@ -144,7 +149,7 @@ def main(argv=None):
     print(json.dumps(settings, indent=2))
     print(f"{len(train.faces)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
-    batches = AugmentedFaces(train.faces, train.emotions, args.batch_size, args.seed)
+    batches = AugmentedFaces(train.faces, train.emotions, args.batch_size, args.seed, teach)
     for layer in model.layers:  # statistics of the last epoch at most: small data sets have few steps in one
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, math.exp(-1 / len(batches)))
@@ -270,15 +275,16 @@ def make_optimizer(args, steps_per_epoch):
 
 
 class AugmentedFaces(keras.utils.PyDataset):
-    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with one-hot emotions (b, 7).
+    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with labels (b, 7): one-hot, or partly a teacher's.
 
+    `teach`, if given, takes such faces and gives probabilities (b, 7).
     Order and augmentation follow from (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
     The last faces of an epoch that fill no batch wait for another epoch's order.
     """
 
-    def __init__(self, faces, emotions, batch_size, seed):
+    def __init__(self, faces, emotions, batch_size, seed, teach=None):
         super().__init__()
-        self.faces, self.emotions, self.seed = faces, emotions, seed
+        self.faces, self.emotions, self.seed, self.teach = faces, emotions, seed, teach
         self.batch_size = min(batch_size, len(faces))
         self.epoch, self._order = 0, (None, None)
 
@@ -290,7 +296,33 @@ class AugmentedFaces(keras.utils.PyDataset):
             self._order = (self.epoch, np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces)))
         chosen = self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
         rng = np.random.default_rng((self.seed, self.epoch, batch))
-        return augment(self.faces[chosen], rng), np.eye(len(EMOTIONS), dtype=np.float32)[self.emotions[chosen]]
+        images, labels = (
+            augment(self.faces[chosen], rng),
+            np.eye(len(EMOTIONS), dtype=np.float32)[self.emotions[chosen]],
+        )
+        if self.teach:
+            labels += np.float32(teacher_share) * (self.teach(images) - labels)
+        return images, labels
+
+
+def load_teacher(paths, image_size):
+    """A function from faces to the mean probabilities of checkpoints, for a network that learns to answer like them.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015), arXiv:1503.02531.  The
+    faces are those that the network itself sees, augmented as they are (Beyer et al. 2021, arXiv:2106.05237).
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint is not there, or names other emotions, or takes another image size.
+    """
+    from models.classifier import EmotionClassifier
+
+    classify = EmotionClassifier(paths)
+    if classify.emotions != EMOTIONS or classify.sizes != (image_size,):
+        raise ValueError(
+            f"a teacher names {', '.join(EMOTIONS)} in faces of the size trained on, {image_size}; found "
+            f"{', '.join(classify.emotions)} in {' and '.join(map(str, classify.sizes))}"
+        )
+    return classify.of_faces
 
 
 def augment(faces, rng):
@@ -473,7 +505,7 @@ def read_saved_run(args, path):
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
     before, now = saved["settings"], resolved_settings(args)
-    for name in ("network", "dataset", "image_size", "batch_size", "schedule"):
+    for name in ("network", "dataset", "image_size", "batch_size", "schedule", "teacher"):
         if before.get(name) != now[name]:
             raise ValueError(
                 f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "
@@ -492,6 +524,7 @@ def resolved_settings(args):
         "l2_regularization",
         "warmup_epochs",
         "plateau_patience",
+        "teacher_share",
         "average_epochs",
         "flip",
         "rotation",
@@ -504,6 +537,7 @@ def resolved_settings(args):
     flags = {name: value for name, value in vars(args).items() if name != "resume"}
     data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
     flags |= {"image_size": list(args.image_size), "dataset": data, "output_dir": str(args.output_dir)}
+    flags["teacher"] = [path.name for path in args.teacher]
     versions = {"keras": keras.__version__, "backend": keras.backend.backend()}
     return flags | {name: globals()[name] for name in names} | versions
 

@@ -72,6 +72,10 @@ class EmotionClassifier:
             return np.empty((0, len(self.emotions)), np.float32)
         return self._probabilities(self._faces(image, boxes))
 
+    def of_faces(self, faces):
+        """Probabilities of faces, float32 (k, h, w, 1) in [-1, 1] at the networks' one input size, k > 0."""
+        return self._probabilities(dict.fromkeys(self.sizes, faces))
+
     def heat_maps(self, image, boxes, labels):
         """Where in each face a label was seen: which parts, when they are hidden, lower its probability.
 

@@ -583,3 +583,42 @@ def test_every_face_at_most_once_an_epoch(only):
 def test_fewer_faces_than_a_batch():
     sequence = train.AugmentedFaces(random_faces(5), np.arange(5), 128, seed=0)
     assert len(sequence) == 1 and len(sequence[0][0]) == 5
+
+
+# ------------------------------------------------------------------------------------------------------------
+# A teacher
+
+
+def test_a_teachers_answers_are_part_of_the_labels(monkeypatch):
+    monkeypatch.setattr(train, "teacher_share", 0.25)
+    shown = []
+
+    def teach(images):
+        shown.append(images)
+        return np.full((len(images), 7), 1 / 7, np.float32)
+
+    images, labels = train.AugmentedFaces(random_faces(8), np.full(8, 2), 8, 0, teach)[0]
+    assert shown[0] is images  # as the network sees them
+    np.testing.assert_allclose(labels, np.tile(0.75 * np.eye(7)[2] + 0.25 / 7, (8, 1)), rtol=1e-6)
+
+
+def test_learning_from_a_teacher(trained, tmp_path, faces_csv):
+    teacher = trained[0] / checkpoints(trained[0])[0]
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1, "--teacher", teacher, network="big_XCEPTION") == 0
+    settings = json.loads((tmp_path / "big_XCEPTION.settings.json").read_text())
+    assert settings["teacher"] == [teacher.name] and settings["teacher_share"] == train.teacher_share
+    faces = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 1)).astype(np.float32)
+    wanted = load_checkpoint(teacher)[0].predict(faces, verbose=0)
+    np.testing.assert_allclose(train.load_teacher([teacher], (32, 32))(faces), wanted, atol=1e-4)
+
+
+def test_a_teacher_for_other_faces(trained, tmp_path, capsys, faces_csv):
+    teacher = trained[0] / checkpoints(trained[0])[0]
+    arguments = ["--dataset", faces_csv, "--output-dir", tmp_path / "models", "--teacher"]
+    for given, flags, named in (
+        (teacher, ["--image-size", "48", "48"], ["(48, 48)", "(32, 32)"]),
+        (tmp_path / "nobody.hdf5", [], ["no checkpoint at", "nobody.hdf5"]),
+    ):
+        status, lines = refused(capsys, *SMALL, *arguments, given, *flags)
+        assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named), lines
+    assert not (tmp_path / "models").exists()
