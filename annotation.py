@@ -10,6 +10,8 @@ from collections import deque
 import cv2
 import numpy as np
 
+from face_tracking import shared_area
+
 FRENCH = {
     "angry": "colère",
     "disgust": "dégoût",
@@ -59,14 +61,18 @@ class Annotator:
         self.labels = [LANGUAGES[language].get(emotion, emotion) for emotion in emotions]
         self.uncertain, self.uncertain_below = LANGUAGES[language].get("uncertain", "uncertain"), uncertain_below
         self.heat_map, self.mirror, self.help = heat_map, mirror, ()
+        self.forget()
+
+    def forget(self):
+        """Start anew: the faces to come have nothing to do with those that were."""
         self._chosen, self._corner, self._history = None, 0, {}
 
     def label(self, face):
         """(text, BGR colour) of a face's label."""
-        best = int(np.argmax(face.probabilities))
-        if face.probabilities[best] < self.uncertain_below:
+        probability = face.probabilities[face.best]
+        if probability < self.uncertain_below:
             return self.uncertain, GREY
-        return f"{self.labels[best]} {face.probabilities[best]:.0%}", _colour(best)
+        return f"{self.labels[face.best]} {probability:.0%}", _colour(face.best)
 
     def remember(self, faces, time_s):
         """Add a frame's faces and its time in seconds to the history."""
@@ -86,7 +92,7 @@ class Annotator:
     def choose(self, faces, point, width):
         """Choose the face under a point (x, y) of the picture, `width` pixels wide; none there: the largest again."""
         x, y = (width - 1 - point[0] if self.mirror else point[0]), point[1]
-        hit = [face for face in faces if _overlap(face.box, (x, y, 1, 1))]
+        hit = [face for face in faces if shared_area(face.box, (x, y, 1, 1))]
         self._chosen = min(hit, key=lambda face: face.box[2] * face.box[3]).identity if hit else None
 
     def choose_next(self, faces):
@@ -147,7 +153,7 @@ class Annotator:
         h = rows + (graph and graph + margin // 2)
         right, bottom = width - w - margin, height - h - margin
         corners = [(margin, margin), (right, margin), (right, bottom)]  # the fourth has the note
-        hidden = [sum(_overlap((*corner, w, h), box) for box in boxes) for corner in corners]
+        hidden = [sum(shared_area((*corner, w, h), box) for box in boxes) for corner in corners]
         if hidden[self._corner] > 2 * min(hidden):  # it stays put rather than gain a little
             self._corner = int(np.argmin(hidden))
         left, top = (max(0, side) for side in corners[self._corner])
@@ -206,7 +212,8 @@ def draw_explanation(face, heat, probabilities, labels):
 def stack_explanations(rows):
     """Explanations, one beneath the other; those with narrower bars are widened."""
     width = max(row.shape[1] for row in rows)
-    return np.vstack([cv2.copyMakeBorder(row, 0, 4, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows])
+    rows = [cv2.copyMakeBorder(row, 0, 4, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows]
+    return np.vstack(rows)[:-4]
 
 
 def bars_width(labels, unit):
@@ -250,12 +257,6 @@ def _draw_help(image, lines, unit):
     ground[:] = ground // 5
     for i, text in enumerate(lines):
         write(image, text, (left, top + i * line), WHITE, unit)
-
-
-def _overlap(box, other):
-    """Area that two boxes share, in pixels."""
-    (x, y, w, h), (u, v, s, t) = box, other
-    return max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
 
 
 def _colour(emotion):

@@ -68,7 +68,7 @@ class FaceDetector:
 
     Args:
         cascade_path: OpenCV's XML.
-        width: pixels to which wider frames are reduced first.
+        side: pixels to which the shorter side of larger frames is reduced first.
         scale_factor: step between the sizes looked for.
         min_neighbors: overlapping finds that make a face.
         smallest_face: side of the smallest face, share of the frame's shorter side.
@@ -79,8 +79,8 @@ class FaceDetector:
     Source: Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Features" (2001).
     """
 
-    def __init__(self, cascade_path, width, scale_factor, min_neighbors, smallest_face):
-        self.width, self.scale_factor, self.min_neighbors = width, scale_factor, min_neighbors
+    def __init__(self, cascade_path, side, scale_factor, min_neighbors, smallest_face):
+        self.side, self.scale_factor, self.min_neighbors = side, scale_factor, min_neighbors
         self.smallest_face = smallest_face
         try:
             self.cascade = cv2.CascadeClassifier(str(cascade_path))
@@ -93,9 +93,10 @@ class FaceDetector:
     def __call__(self, image):
         """Boxes of the faces in a BGR frame: int (k, 4) of x, y, width, height in its pixels, the largest first."""
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        if grey.shape[1] > self.width:
-            grey = imutils.resize(grey, width=self.width, inter=cv2.INTER_AREA)
-        ratio = image.shape[1] / grey.shape[1]
+        ratio = max(1, min(grey.shape) / self.side)
+        if ratio > 1:
+            grey = imutils.resize(grey, width=round(grey.shape[1] / ratio), inter=cv2.INTER_AREA)
+            ratio = image.shape[1] / grey.shape[1]
         side = max(24, round(self.smallest_face * min(grey.shape)))
         found = self.cascade.detectMultiScale(grey, self.scale_factor, self.min_neighbors, minSize=(side, side))
         boxes = np.rint(np.asarray(found, float).reshape(-1, 4) * ratio).astype(int)
@@ -278,6 +279,11 @@ class Face(NamedTuple):
     box: tuple[int, int, int, int]  # x, y, width, height in pixels
     probabilities: np.ndarray  # float (emotions,), averaged over time
 
+    @property
+    def best(self):
+        """Number of the most probable emotion."""
+        return int(np.argmax(self.probabilities))
+
 
 class Smoother:
     """Averages each face's probabilities over time, by its identity.
@@ -316,9 +322,13 @@ def _centred(box):
 
 def _same(box, other):
     """Whether two boxes are around one face: they share more than half of the smaller."""
+    return shared_area(box, other) > 0.5 * min(box[2] * box[3], other[2] * other[3])
+
+
+def shared_area(box, other):
+    """Area that two boxes share, in pixels."""
     (x, y, w, h), (u, v, s, t) = box, other
-    shared = max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
-    return shared > 0.5 * min(w * h, s * t)
+    return max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
 
 
 def _distance(box, other):

@@ -57,7 +57,7 @@ SPLIT_FOLDERS = {
     "PublicTest": ("validation", "valid", "val", "publictest"),  # training watches it
     "PrivateTest": ("test", "privatetest"),  # used once, at the end
 }
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.xz", ".zip")
 CSV_NAMES = [f"{name}.csv{end}" for name in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")]
 HOW_TO_GET_FER2013 = """\

@@ -11,7 +11,9 @@ stored unless asked for (--output, --csv, --timeline, --explain, or the keys s a
 display nor --headless, in output/, which it says.
 """
 
+import argparse
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -22,24 +24,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from annotation import LANGUAGES, Annotator
 from face_tracking import FaceDetector, FaceTracker, Smoother, find_cascade, still_faces
-from load_and_process import Parser, exit_status
+from load_and_process import IMAGE_SUFFIXES, Parser, exit_status
 from models.classifier import EmotionClassifier
 from recording import (
+    FIGURE_SUFFIXES,
+    Records,
     Summary,
+    Taken,
+    checked_ending,
     csv_recorder,
     explanation_recorder,
     folder_for,
+    heat_maps,
+    names_a_file,
     open_recorder,
-    refuse_overwriting,
     timeline_recorder,
     video_recorder,
     write_image,
 )
-from video_sources import SourceLost, expand_sources, open_source
+from video_sources import SourceLost, expand_sources, open_source, read_files
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -59,8 +65,8 @@ language = "en"                # of the labels in pictures: en, fr
 heatmap = False                # show where the network looked
 mirror = False                 # show the picture as a mirror does
 # finding faces
-detection_width = 320          # pixels; wider frames are reduced to this before looking for faces
-still_detection_width = 1280   # the same for images, where there is time to look for small faces
+detection_side = 240           # pixels; the shorter side of larger frames is reduced to this to look for faces
+still_detection_side = 960     # the same for images, where there is time to look for small faces
 scale_factor = 1.2             # step between the sizes looked for
 min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
 smallest_face = 0.1            # side of the smallest face, share of the frame's shorter side
@@ -122,15 +128,17 @@ def main(argv=None):
     classify = EmotionClassifier(args.model)
     cascade_path = find_cascade(args.cascade)
     sources = expand_sources(args.source)
+    check_flags(args, several=len(sources) > 1)
+    taken = Taken([*args.model, cascade_path, *(path for source in sources for path in read_files(source))])
     annotate = Annotator(classify.emotions, args.language, args.heatmap, args.mirror, uncertain_below)
-    names = set() if len(sources) > 1 else None
     faults, display = 0, not args.headless and has_display()
     with Window(annotate, ROOT / "output") if display else contextlib.nullcontext() as window:
-        for each in sources:
+        setup = Setup(args, classify, cascade_path, annotate, window, len(sources) > 1, taken)
+        for source in sources:
             try:
-                faults += work_through(each, args, classify, cascade_path, annotate, window, names)
+                faults += work_through(source, setup)
             except (ValueError, OSError) as error:
-                if len(sources) == 1:
+                if not setup.several:
                     raise
                 faults += 1
                 print(f"error: {error}", file=sys.stderr)
@@ -139,41 +147,45 @@ def main(argv=None):
     return 1 if faults else 0
 
 
-def work_through(source, args, classify, cascade_path, annotate, window, names):
-    """Show and record all of a source, and tell what was seen.
+class Setup(NamedTuple):
+    """What serves all sources."""
 
-    Args:
-        source: as `open_source` takes it.
-        args: the command line.
-        classify, annotate, window: what serves all sources; window is None where there is none.
-        cascade_path: of the detector.
-        names: set of those given to other sources; None if there are no others.
+    args: argparse.Namespace
+    classify: EmotionClassifier
+    cascade_path: Path
+    annotate: Annotator
+    window: "Window | None"
+    several: bool  # sources
+    taken: Taken  # files
 
-    Returns:
-        The number of its parts that couldn't be read.
-    """
+
+def work_through(source, setup):
+    """Show and record all of a source, as `open_source` takes it, and tell what was seen; how many faults it had."""
+    args, classify, annotate, window = setup.args, setup.classify, setup.annotate, setup.window
     with contextlib.ExitStack() as stack:
-        frames = stack.enter_context(open_source(source, endless=window is not None and names is None))
-        files = name_files(args, frames, window, names)
-        refuse_overwriting(files._asdict(), [*frames.inputs, *args.model, cascade_path])
-        records = [stack.enter_context(recorder) for recorder in recorders(files, frames, classify, annotate.labels)]
-        size = still_detection_width if frames.still else detection_width
-        detect = FaceDetector(cascade_path, size, scale_factor, min_neighbors, smallest_face)
+        frames = stack.enter_context(open_source(source, endless=window is not None and not setup.several))
+        files = name_files(setup, frames)
+        setup.taken.take(files._asdict())
+        records = stack.enter_context(Records(recorders(files, frames, classify, annotate.labels)))
+        side = still_detection_side if frames.still else detection_side
+        detect = FaceDetector(setup.cascade_path, side, scale_factor, min_neighbors, smallest_face)
         track = still_faces(detect) if frames.still else FaceTracker(detect)
         smooth = Smoother(0 if frames.still else args.smoothing)
         summary, ended_by = Summary(classify.emotions, frames.fps, frames.still), None
+        annotate.forget()
         try:
             run(frames, track, classify, smooth, annotate, records, window, summary)
         except (KeyboardInterrupt, SourceLost) as error:
             if not summary.count:
                 raise
             ended_by = error  # what was recorded until then is whole, and kept
-    print(summary if names is None else f"{frames.name}: {summary}")
+    print(f"{frames.name}: {summary}" if setup.several else summary)
     for path in filter(None, files):
-        print(f"written: {path}")
+        if path.exists():
+            print(f"written: {path}")
     if ended_by:
         raise ended_by
-    return frames.broken
+    return frames.broken + records.faults
 
 
 def run(frames, track, classify, smooth, annotate, records, window, summary):
@@ -183,33 +195,32 @@ def run(frames, track, classify, smooth, annotate, records, window, summary):
         if frame is not None:
             tracked = track(frame.image, frame.time_s)
             faces = smooth(tracked, classify(frame.image, [face.box for face in tracked]), frame.time_s)
-            if not frames.still:
+            if frames.still:
+                annotate.forget()
+            else:
                 annotate.remember(faces, frame.time_s)
-            summary.add(faces, frame.time_s)
 
             def draw(frame=frame, faces=faces):
-                notes = [frames.note, f"{summary.rate:.0f} fps" if summary.rate and not frames.still else ""]
-                notes += [window.note] if window else []
+                notes = [frames.note]
+                if window:
+                    notes += [f"{summary.rate:.0f} fps" if summary.rate and not frames.still else "", window.note]
                 heat = heat_maps(classify, frame, faces) if annotate.heat_map else None
                 recording = window is not None and window.recording
                 return annotate.draw(frame.image, faces, "   ".join(filter(None, notes)), heat, recording)
 
             picture = draw() if records or window else None
-            for record in records:
-                record(frame, picture, faces)
+            records(frame, picture, faces)
+            summary.add(faces, frame.time_s)
             if frames.still:
                 named = ", ".join(annotate.label(face)[0] for face in faces) or "no face found"
                 print(f"{frame.number} {frame.name}: {named}", flush=True)
         elif draw:
             picture = draw()  # with a notice that there is nothing new
-        if window and draw and not window.show(picture, draw, frames, frame, faces):
-            break
-
-
-def heat_maps(classify, frame, faces):
-    """Where the network looked for the emotion that it names, for each face: float (k, h, w) from 0 to 1."""
-    named = [int(np.argmax(face.probabilities)) for face in faces]
-    return classify.heat_maps(frame.image, [face.box for face in faces], named) if faces else []
+        if window and draw:
+            before = window.paused_s
+            if not window.show(picture, draw, frames, frame, faces):
+                break
+            summary.pause(window.paused_s - before)
 
 
 def progress(frames, window):
@@ -231,35 +242,34 @@ class Files(NamedTuple):
     explain: Path | None
 
 
-def name_files(args, frames, window, names):
-    """The files of a source: as the flags say, or, of several sources, by its name in the folders that they say.
-
-    Args:
-        args: with a path or None for each of `Files`.
-        frames: the source.
-        window: None where there is no window; output/ is then the default, without --headless.
-        names: set of those given to other sources; None if there are no others.
-
-    Returns:
-        `Files`.
-    """
-    files = Files(args.output, args.csv, args.timeline, args.explain)
-    endings = Files(("" if frames.folder else ".png") if frames.still else ".mp4", ".csv", ".png", ".png")
-    if not (window or args.headless or any(files)):
-        folder = ROOT / "output"
-        files = Files(folder if names is not None else folder / f"{frames.name}{endings.output}", None, None, None)
-        files = files._replace(csv=folder if names is not None else folder / f"{frames.name}.csv")
-        print(f"no display: writing {files.output} and {files.csv}", file=sys.stderr)
-    if names is None:
-        return files
-    for flag, path in files._asdict().items():
-        if path and path.suffix:
+def check_flags(args, several):
+    """ValueError where a flag names a file and should name a folder, for there are several sources."""
+    for flag in Files._fields:
+        path = getattr(args, flag)
+        if several and path and names_a_file(path) and not path.is_dir():
             raise ValueError(f"of several sources, --{flag} names a folder, without an ending; found {path}")
-    name = frames.name
-    for number in range(2, len(names) + 2):  # a/clip.mp4 and b/clip.mp4
-        name = name if name not in names else f"{frames.name}-{number}"
-    names.add(name)
-    return Files(*(path and path / f"{name}{ending}" for path, ending in zip(files, endings, strict=True)))
+
+
+def name_files(setup, frames):
+    """The `Files` of a source: as the flags say, or, of several sources, by its name in the folders that they say."""
+    args, several = setup.args, setup.several
+    files = Files(*(getattr(args, flag) for flag in Files._fields))
+    image = "" if frames.folder else frames.paths[0].suffix if frames.still else ""
+    endings = Files(image if frames.still else ".mp4", ".csv", ".timeline.png", f".explained{image}")
+    if not (setup.window or args.headless or any(files)):
+        folder = ROOT / "output"
+        files = Files(folder, folder, None, None)
+        if not several:
+            files = Files(folder / f"{frames.name}{endings.output}", folder / f"{frames.name}.csv", None, None)
+        print(f"no display: writing {files.output} and {files.csv}", file=sys.stderr)
+    if not several:
+        return files
+    files = files._replace(timeline=None) if frames.still else files._replace(explain=None)  # what does not fit it
+    for number in itertools.count(1):  # a/clip.mp4 and b/clip.mp4
+        name = frames.name if number == 1 else f"{frames.name}-{number}"
+        named = Files(*(path and path / f"{name}{end}" for path, end in zip(files, endings, strict=True)))
+        if not any(path in setup.taken for path in named if path):
+            return named
 
 
 def recorders(files, frames, classify, labels):
@@ -273,10 +283,13 @@ def recorders(files, frames, classify, labels):
     if files.output:
         yield open_recorder(files.output, frames)
     if files.timeline:
-        yield timeline_recorder(files.timeline, labels)
-    if files.explain:
-        path = folder_for(files.explain, frames, "--explain") if frames.folder else files.explain
-        yield explanation_recorder(path, classify, labels, frames.folder)
+        path = checked_ending(files.timeline, FIGURE_SUFFIXES, "timeline", "a timeline")
+        yield timeline_recorder(path, labels)
+    if files.explain and frames.folder:
+        yield explanation_recorder(folder_for(files.explain, frames, "explain"), classify, labels, folder=True)
+    elif files.explain:
+        path = checked_ending(files.explain, IMAGE_SUFFIXES, "explain", "an explanation")
+        yield explanation_recorder(path, classify, labels)
 
 
 # --------------------------------------------------------------------------------------------------------- window
@@ -309,15 +322,16 @@ class Window:
         annotate: the `Annotator` that keys and clicks change.
         folder: where the keys s and r write to.
 
-    `ended` once the user has ended it, `recording` while it records, `note` is to be shown in the picture.
+    `ended` once the user has ended it, `recording` while it records, `note` is to be shown in the picture, `paused_s`
+    counts the seconds of all pauses.
     """
 
     def __init__(self, annotate, folder):
         self.annotate, self.folder = annotate, folder
-        self.ended = self.recording = False
+        self.ended, self.paused_s = False, 0.0
         self._opened, self._paused, self._clicks = False, False, []
         self._message, self._message_until = "", 0.0
-        self._recorder, self._record = contextlib.ExitStack(), None
+        self._shown = self._records = None
 
     def __enter__(self):
         return self
@@ -326,6 +340,10 @@ class Window:
         self._stop_recording()
         with contextlib.suppress(cv2.error):
             cv2.destroyAllWindows()
+
+    @property
+    def recording(self):
+        return self._records is not None
 
     @property
     def note(self):
@@ -338,7 +356,7 @@ class Window:
 
         Args:
             picture: uint8 (h, w, 3), BGR.
-            draw: gives it anew, as keys and clicks have changed it.
+            draw: gives it anew, as keys, clicks and time have changed it.
             frames: the source.
             frame: the `Frame`; None if there is no new one.
             faces: list of `Face` in it.
@@ -347,22 +365,25 @@ class Window:
             False once the user has ended it.
         """
         self._present(picture)
-        if frame is not None and self._record:
-            self._try(lambda: self._record(frame, picture, faces))
+        if frame is not None:
+            self._shown = frame, picture, faces
+            if self.recording:
+                self._try(lambda: self._records(*self._shown))
         due = 0.0 if frame is None else frames.due(frame)
         while True:
-            since = time.monotonic()
+            since, note = time.monotonic(), self.note
             wait_s = 0.05 if self._paused else min(0.05, due - since)
             key = chr(cv2.waitKey(max(1, round(wait_s * 1000))) & 0xFF)
             if key in ("q", "\x1b") or self._closed():
                 self.ended = True
                 return False
-            if key != "\xff" or self._clicks:
+            if key != "\xff" or self._clicks or note != self.note:
                 self._press(key, picture, frames, faces)
                 picture = draw()
                 self._present(picture)
             if self._paused:
                 passed = time.monotonic() - since
+                self.paused_s += passed
                 frames.pause(passed)
                 due += passed
             elif time.monotonic() >= due:
@@ -406,12 +427,12 @@ class Window:
             self.annotate.mirror = not self.annotate.mirror
         elif key == "s":
             path = self._new_file("snapshot", ".png")
-            self._try(lambda: (write_image(path, picture), self._say(f"saved {path.name}")))
+            if self._try(lambda: write_image(path, picture)):
+                self._say(f"saved {path.name}")
         elif key == "r" and self.recording:
             self._stop_recording()
         elif key == "r":
-            path = self._new_file("recording", ".mp4")
-            self._try(lambda: self._start_recording(path, frames))
+            self._try(lambda: self._start_recording(self._new_file("recording", ".mp4"), frames))
 
     def _new_file(self, kind, ending):
         name = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -419,15 +440,13 @@ class Window:
         return next(path for path in (self.folder / name for name in names) if not path.exists())
 
     def _start_recording(self, path, frames):
-        fps = 10.0 if frames.still else frames.fps
-        self._record = self._recorder.enter_context(video_recorder(path, fps))
-        self.recording = True
+        self._records = Records([video_recorder(path, 10.0 if frames.still else frames.fps)])
+        self._records(*self._shown)
         self._say(f"recording {path.name}")
 
     def _stop_recording(self):
-        if self.recording:
-            self._record, self.recording = None, False
-            self._try(self._recorder.close)
+        records, self._records = self._records, None
+        if records and self._try(lambda: records.__exit__(None, None, None)):
             self._say("recording saved")
 
     def _say(self, message):
@@ -436,15 +455,16 @@ class Window:
         print(f"{message} ({self.folder})", file=sys.stderr)
 
     def _try(self, write):
-        """Write; what can't be written is told, and the picture goes on."""
+        """Write, and whether that worked; what can't be written is told, and the picture goes on."""
         try:
             write()
         except OSError as error:
-            self._record, self.recording = None, False
-            with contextlib.suppress(OSError):
-                self._recorder.close()
+            if self._records is not None and not self._records:  # it has given up
+                self._records = None
             self._message, self._message_until = "can't be written, see the terminal", time.monotonic() + MESSAGE_FOR
             print(f"error: {error}", file=sys.stderr)
+            return False
+        return True
 
 
 if __name__ == "__main__":

@@ -8,21 +8,73 @@ Importing this module imports neither TensorFlow nor Keras.
 
 import contextlib
 import importlib.util
+import sys
+import time
 from collections import Counter, defaultdict
 from csv import writer as csv_writer
 from pathlib import Path
 
 import cv2
 import numpy as np
-from imutils.video import FPS
 
 from annotation import PALETTE, draw_explanation, stack_explanations
-from load_and_process import replacing
+from load_and_process import IMAGE_SUFFIXES, replacing
 from models.classifier import cut_out
-from video_sources import IMAGE_SUFFIXES
 
 VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 FACES_DRAWN = 5  # at most, in a timeline and in the summary: those seen longest
+
+
+class Records:
+    """All that is written of a source: called with a frame, its picture and its faces, it hands them to each recorder.
+
+    A file that can't be written on is told and given up, and the others go on; `faults` counts them.  With the last one
+    the error comes out.
+
+    Args:
+        recorders: opened here; where one can't be opened, none is left behind.
+    """
+
+    def __init__(self, recorders):
+        self.faults, self._open = 0, []
+        try:
+            for recorder in recorders:
+                self._open.append((recorder, recorder.__enter__()))
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
+    def __bool__(self):
+        return bool(self._open)
+
+    def __call__(self, frame, picture, faces):
+        for pair in list(self._open):
+            try:
+                pair[1](frame, picture, faces)
+            except OSError as error:
+                self._open.remove(pair)
+                with contextlib.suppress(OSError):
+                    pair[0].__exit__(type(error), error, error.__traceback__)
+                self._tell(error, last=not self._open)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        while self._open:
+            recorder, _ = self._open.pop(0)
+            try:
+                recorder.__exit__(kind, error, traceback)
+            except OSError as fault:
+                if fault is not error:
+                    self._tell(fault, last=not self._open)
+
+    def _tell(self, error, last):
+        self.faults += 1
+        if last:
+            raise error
+        print(f"error: {error}", file=sys.stderr)
 
 
 def open_recorder(path, frames):
@@ -32,22 +84,32 @@ def open_recorder(path, frames):
         ValueError: the ending fits no such file.
     """
     if frames.folder:
-        return image_recorder(folder_for(path, frames, "--output"), folder=True)
-    endings = IMAGE_SUFFIXES if frames.still else VIDEO_CODECS
+        return image_recorder(folder_for(path, frames, "output"), folder=True)
+    if frames.still:
+        return image_recorder(checked_ending(path, IMAGE_SUFFIXES, "output", "an image"))
+    return video_recorder(checked_ending(path, VIDEO_CODECS, "output", "a video"), frames.fps)
+
+
+def checked_ending(path, endings, flag, kind):
+    """The path, if it has one of the endings."""
     if path.suffix.lower() not in endings:
-        kind = "an image" if frames.still else "a video"
-        raise ValueError(f"{kind} is written as {', '.join(endings)}; found --output {path}")
-    return image_recorder(path) if frames.still else video_recorder(path, frames.fps)
+        raise ValueError(f"{kind} is written as {', '.join(endings)}; found --{flag} {path}")
+    return path
 
 
 def folder_for(path, frames, flag):
     """The path, if it can be the folder for a folder of images."""
-    if path.suffix.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES):
-        raise ValueError(f"a folder of images is written to a folder, a name without an ending; found {flag} {path}")
+    if names_a_file(path):
+        raise ValueError(f"a folder of images is written to a folder, a name without an ending; found --{flag} {path}")
     twice = [name for name, count in Counter(path.name for path in frames.paths).items() if count > 1]
     if twice:
         raise ValueError(f"images that are written keep their names, and two are called {twice[0]}: rename one")
     return path
+
+
+def names_a_file(path):
+    """Whether a path ends as the files that are written here."""
+    return path.suffix.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES, *FIGURE_SUFFIXES, ".csv")
 
 
 @contextlib.contextmanager
@@ -59,7 +121,7 @@ def csv_recorder(path, emotions):
 
         def record(frame, picture, faces):
             for face in faces:
-                emotion = emotions[int(np.argmax(face.probabilities))]
+                emotion = emotions[face.best]
                 shares = (f"{probability:.4f}" for probability in face.probabilities)
                 table.writerow([frame.number, f"{frame.time_s:.3f}", face.identity, *face.box, emotion, *shares])
 
@@ -117,8 +179,7 @@ def explanation_recorder(path, classify, labels, folder=False):
 
     def record(frame, picture, faces):
         if faces:
-            boxes = [face.box for face in faces]
-            heat = classify.heat_maps(frame.image, boxes, [int(np.argmax(face.probabilities)) for face in faces])
+            heat = heat_maps(classify, frame, faces)
             rows = [
                 draw_explanation(cut_out(frame.image, face.box), each, face.probabilities, labels)
                 for face, each in zip(faces, heat, strict=True)
@@ -126,6 +187,11 @@ def explanation_recorder(path, classify, labels, folder=False):
             write_image(path / frame.name if folder else path, stack_explanations(rows))
 
     yield record
+
+
+def heat_maps(classify, frame, faces):
+    """Where the network looked for the emotion that it names, for each face: float (k, h, w) from 0 to 1."""
+    return classify.heat_maps(frame.image, [face.box for face in faces], [face.best for face in faces]) if faces else []
 
 
 @contextlib.contextmanager
@@ -192,14 +258,30 @@ def write_image(path, picture):
         partial.write_bytes(content.tobytes())
 
 
-def refuse_overwriting(targets, inputs):
-    """ValueError where a file to be written, {flag without --: path or None}, is read here, or two are the same."""
-    taken = {Path(path).resolve(): "which is read here" for path in inputs}
-    for flag, path in targets.items():
-        if path and path.resolve() in taken:
-            raise ValueError(f"--{flag} would overwrite {path}, {taken[path.resolve()]}; give another name")
-        if path:
-            taken[path.resolve()] = f"which --{flag} writes"
+class Taken:
+    """The files that must not be written: those that are read, and those that are written already.
+
+    Args:
+        inputs: paths of all that is read.
+    """
+
+    def __init__(self, inputs):
+        self._why = {self._key(path): "which is read here" for path in inputs}
+
+    def __contains__(self, path):
+        return self._key(path) in self._why
+
+    def take(self, targets):
+        """Take the paths of {flag without --: path or None}; ValueError where one is taken."""
+        for flag, path in targets.items():
+            if path and path in self:
+                raise ValueError(f"--{flag} would overwrite {path}, {self._why[self._key(path)]}; give another name")
+            if path:
+                self._why[self._key(path)] = f"which --{flag} writes"
+
+    @staticmethod
+    def _key(path):
+        return str(Path(path).resolve()).lower()  # some systems take Clip.mp4 and clip.mp4 for the same
 
 
 class Summary:
@@ -212,34 +294,37 @@ class Summary:
     """
 
     def __init__(self, emotions, fps=25.0, still=False):
-        self.emotions, self.still, self.rate, self.count, self.faces = emotions, still, None, 0, 0
-        self.seen = defaultdict(Counter)  # {identity: {emotion: seconds, or images}}
+        self.emotions, self.still, self.rate, self.count = emotions, still, None, 0
+        self.seen = defaultdict(Counter)  # {identity: {emotion: seconds}}, of images {None: {emotion: faces}}
         self._frame_s, self._last_s = 1 / fps, None
-        self.frames, self.recent = FPS().start(), FPS().start()
+        self._began = self._since = time.perf_counter()
+        self._recent = 0  # frames since then
+
+    def pause(self, seconds):
+        """Nothing was looked at for so long."""
+        self._began += seconds
+        self._since += seconds
 
     def add(self, faces, time_s):
         """Count a frame, at a time in seconds, and its faces; `rate`, in frames per second, is renewed every second."""
         passed = self._frame_s if self._last_s is None else min(1.0, max(0.0, time_s - self._last_s))
         self._last_s = time_s
         for face in faces:
-            emotion = self.emotions[int(np.argmax(face.probabilities))]
-            self.seen[None if self.still else face.identity][emotion] += 1 if self.still else passed
-        self.count += 1
-        self.faces += len(faces)
-        for counter in (self.frames, self.recent):
-            counter.update()
-            counter.stop()
-        if self.recent.elapsed() >= 1:
-            self.rate, self.recent = self.recent.fps(), FPS().start()
+            self.seen[None if self.still else face.identity][self.emotions[face.best]] += 1 if self.still else passed
+        self.count, self._recent = self.count + 1, self._recent + 1
+        recent_s = time.perf_counter() - self._since
+        if recent_s >= 1:
+            self.rate, self._since, self._recent = self._recent / recent_s, time.perf_counter(), 0
 
     def __str__(self):
         if not self.count:
             return "no frames"
-        line = (
-            f"{counted(self.count, 'frame')} in {self.frames.elapsed():.1f} s ({self.frames.fps():.0f} per second), "
-            f"{counted(self.faces, 'face')}"
-        )
-        lines = [f"{line}: {_shares(sum(self.seen.values(), Counter()))}" if self.faces else line]
+        seconds = max(1e-3, time.perf_counter() - self._began)  # some clocks tick slowly
+        everybody = sum(self.seen.values(), Counter())
+        looked_at = counted(self.count, "image" if self.still else "frame")
+        faces = counted(everybody.total() if self.still else len(self.seen), "face")
+        line = f"{looked_at} in {seconds:.1f} s ({self.count / seconds:.0f} per second), {faces}"
+        lines = [f"{line}: {_shares(everybody)}" if self.seen else line]
         if len(self.seen) > 1:
             longest = sorted(self.seen, key=lambda identity: -self.seen[identity].total())
             lines += [

@@ -18,11 +18,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from load_and_process import IMAGE_SUFFIXES
+
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 PATIENCE = 30.0  # seconds for which a camera that gives no picture is opened again and again
 RETRY = 1.0  # seconds without one before each attempt
 SILENCE = 0.5  # seconds without a new frame that are worth a notice
+LONE_IMAGE = 3.0  # seconds for which a single image is shown between other sources
 DRAWN_FRAMES = 455  # the drawn face's seven expressions once, 2.6 s each at 25 frames per second
 
 
@@ -57,8 +59,13 @@ def expand_sources(sources):
     expanded, images = [], []
     for source in sources:
         path = Path(str(source))
+        if path.suffix.lower() in IMAGE_SUFFIXES and "://" not in str(source) and not path.is_dir():
+            if not images:
+                expanded.append(images)  # where the first of them stood
+            images.append(path)
+            continue
         if not str(source) or not path.is_dir():
-            (images if path.suffix.lower() in IMAGE_SUFFIXES and "://" not in str(source) else expanded).append(source)
+            expanded.append(source)
             continue
         inside = sorted(child for child in path.iterdir() if child.is_file() and not child.name.startswith("."))
         stills = [child for child in inside if child.suffix.lower() in IMAGE_SUFFIXES]
@@ -69,11 +76,17 @@ def expand_sources(sources):
         expanded += videos
         if stills:
             expanded.append(path if len(stills) > 1 or not videos else stills[0])
-    if len(images) == 1:
-        expanded.insert(0, images[0])
-    elif images:
-        expanded.insert(0, [Path(image) for image in images])
-    return expanded
+    return [each[0] if each is images and len(images) == 1 else each for each in expanded]
+
+
+def read_files(source):
+    """The files and folders that one of the expanded sources reads: set of paths."""
+    if isinstance(source, list):
+        return {*source, *(path.parent for path in source)}
+    path = Path(str(source))
+    if not path.exists():
+        return set()  # a camera, a stream, the drawn face
+    return {path, *path.iterdir()} if path.is_dir() else {path}
 
 
 def open_source(source, endless=True):
@@ -82,20 +95,19 @@ def open_source(source, endless=True):
     Args:
         source: camera number, path, list of paths of images, URL, "drawn", or None for camera 0 and the drawn face
             where there is none.
-        endless: whether the drawn face goes on until it is closed, or ends after each expression was shown once.
+        endless: whether the drawn face and a single image stay until the user has seen enough, or end by themselves.
 
     Returns:
         `Live`, `Video` or `Stills`: a context manager that iterates over `Frame`.  Its `name` is fit for a file name,
         `fps` is that of a recording, `count` how many frames it has or 0, `note` is shown in the picture, `still`
-        tells images without a time between them, `folder` several of them, `inputs` are the files it reads, `broken`
-        counts what could not be read, `due(frame)` is the monotonic time until which a frame should be shown, and
-        `pause(seconds)` moves what is due.
+        tells images without a time between them, `folder` several of them, `broken` counts what could not be read,
+        `due(frame)` is the monotonic time until which a frame should be shown, and `pause(seconds)` moves what is due.
 
     Raises:
         FileNotFoundError, ValueError: there is no such source, or it can't be read; one line.
     """
     if isinstance(source, list):
-        return Stills(source, folder=True)
+        return Stills(source, folder=True, name="images")
     if source is None:
         try:
             return Live(0)
@@ -128,7 +140,7 @@ def open_source(source, endless=True):
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty: copy or download it again")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return Stills([path])
+        return Stills([path], shown_s=math.inf if endless else LONE_IMAGE)
     return Video(cv2.VideoCapture(text), path.stem, path)
 
 
@@ -138,17 +150,16 @@ def open_stream(url, open_capture=cv2.VideoCapture):
     Raises:
         ValueError: it can't be opened.
     """
-    capture = open_capture(url)
-    if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
-        return Video(capture, "stream")
-    capture.release()
-    return Live(url, open_capture)
+    frames = Live(url, open_capture)
+    if frames.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+        return Video(frames.capture, "stream")
+    return frames
 
 
 class _Source:
     """What all sources share; see `open_source`."""
 
-    still, folder, broken, fps, count, inputs, note = False, False, 0, 30.0, 0, (), ""
+    still, folder, broken, fps, count, note = False, False, 0, 30.0, 0, ""
 
     def __enter__(self):
         return self
@@ -198,8 +209,7 @@ class Live(_Source):
             raise ValueError(f"{self.label} can't be opened: {advice}")
         self.fps = _frame_rate(self.capture, self.fps)
         self._fresh, self._newest, self._running = threading.Condition(), None, True
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        self._thread = None
 
     def _read(self):
         """The thread: keep the newest frame, and open the source again where it stays silent."""
@@ -219,6 +229,8 @@ class Live(_Source):
                 time.sleep(0.01)
 
     def __iter__(self):
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
         number, started, last = 0, None, time.monotonic()
         while True:
             with self._fresh:
@@ -241,7 +253,8 @@ class Live(_Source):
 
     def close(self):
         self._running = False
-        self._thread.join(timeout=2)
+        if self._thread:
+            self._thread.join(timeout=2)
         self.capture.release()
 
 
@@ -259,7 +272,6 @@ class Video(_Source):
 
     def __init__(self, capture, name, path=None):
         self.capture, self.name, self.path = capture, name, path
-        self.inputs = () if path is None else (path,)
         opened, self._first = capture.read() if capture.isOpened() else (False, None)
         if not opened:
             capture.release()
@@ -298,13 +310,14 @@ class Stills(_Source):
         paths: of the images.
         folder: whether there may be several.
         name: for files that are written; by default that of the first image.
+        shown_s: seconds for which each is shown.
     """
 
     still, fps = True, 1.0
 
-    def __init__(self, paths, folder=False, name=None):
-        self.paths, self.name, self.folder = paths, name or paths[0].stem, folder
-        self.inputs, self.count = {*paths, *(path.parent for path in paths if folder)}, len(paths)
+    def __init__(self, paths, folder=False, name=None, shown_s=1.0):
+        self.paths, self.name, self.folder, self.shown_s = paths, name or paths[0].stem, folder, shown_s
+        self.count = len(paths)
 
     def __iter__(self):
         number = 0
@@ -328,7 +341,7 @@ class Stills(_Source):
             raise ValueError(f"none of the {len(self.paths)} images, {self.paths[0]} and so on, can be read")
 
     def due(self, frame):
-        return math.inf if not self.folder else time.monotonic() + 1.0
+        return time.monotonic() + self.shown_s
 
 
 def as_bgr(image):

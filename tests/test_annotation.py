@@ -106,6 +106,8 @@ def test_history_is_of_the_last_seconds_of_each_face():
     assert [time_s for time_s, _ in annotate._history[1]] == list(range(19, 30)) and 2 not in annotate._history
     annotate.remember([one], 0.0)  # a looped video
     assert [time_s for time_s, _ in annotate._history[1]] == [0.0]
+    annotate.forget()  # another one
+    assert not annotate._history
 
 
 def test_history_is_drawn_under_the_bars():
@@ -164,7 +166,7 @@ def test_an_explanation_is_face_map_and_bars():
     assert (picture[:100, 256:512] != 90).any(axis=2).all() and (picture[160:, 256:512] == 90).all()
     assert len(painted(picture[:, 512:], PALETTE[3])) > 500
     longer = draw_explanation(crop, heat, face().probabilities, [f"{emotion} indeed" for emotion in EMOTIONS])
-    assert stack_explanations([picture, longer]).shape == (520, longer.shape[1], 3)
+    assert stack_explanations([picture, longer]).shape == (516, longer.shape[1], 3)
 
 
 # -------------------------------------------------------------------------------------------------------------- text

@@ -17,7 +17,7 @@ NEAR, AWAY = (300, 200, 100, 100), (20, 20, 80, 80)
 
 @pytest.fixture(scope="module")
 def detect():
-    return FaceDetector(find_cascade(CASCADE), 320, 1.2, 5, 0.1)
+    return FaceDetector(find_cascade(CASCADE), 240, 1.2, 5, 0.1)
 
 
 def overlap(first, second):

@@ -61,7 +61,7 @@ def test_without_camera_and_display_the_drawn_face_is_recorded_and_named(monkeyp
     assert run() == 0
     told = capfd.readouterr()
     assert "no camera found: showing a drawn face (a drawing, no person)" in told.err and "no display" in told.err
-    assert re.search(r"455 frames in .* 455 faces: ", told.out) and "drawn.mp4" in told.out
+    assert re.search(r"455 frames in .* 1 face: ", told.out) and "drawn.mp4" in told.out
 
     table = rows(tmp_path / "output" / "drawn.csv")
     assert list(table[0]) == COLUMNS and {row["face"] for row in table} == {"0"}
@@ -111,7 +111,7 @@ def test_folder_of_images_goes_on_after_a_broken_one(photograph, tmp_path, capfd
     assert status == 1
     told = capfd.readouterr()
     assert "b.png is not an image that can be read" in told.err
-    assert re.search(r"^0 a.png: happy \d\d%\n1 c.jpg: no face found\n2 frames in .* 1 face: happy", told.out)
+    assert re.search(r"^0 a.png: happy \d\d%\n1 c.jpg: no face found\n2 images in .* 1 face: happy", told.out)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.jpg"]
     assert [row["frame"] for row in rows(tmp_path / "a.csv")] == ["0"]
 
@@ -130,10 +130,21 @@ def test_several_sources_are_worked_through_and_a_broken_one_is_told(photograph,
     names = ["astronaut.csv", "astronaut.png", "clip-2.csv", "clip-2.mp4", "clip.csv", "clip.mp4"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert rows(out / "clip.csv") == rows(out / "clip-2.csv") and len(rows(out / "clip.csv")) == 30
-    assert "clip: 30 frames" in told.out and "astronaut: 1 frame" in told.out
+    assert "clip: 30 frames" in told.out and "astronaut: 1 image" in told.out
 
-    assert run("--source", clip, photograph, "--headless", "--csv", tmp_path / "a.csv") == 1
-    assert capfd.readouterr().err.count("of several sources, --csv names a folder") == 2
+    assert run("--source", clip, photograph, "--headless", "--csv", tmp_path / "a.csv") == 2
+    assert capfd.readouterr().err.count("of several sources, --csv names a folder") == 1
+
+
+def test_no_source_is_overwritten_by_what_is_made_of_another(clip, photograph, tmp_path, capfd):
+    for name in ("one.avi", "One.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    before = (tmp_path / "One.mp4").read_bytes()
+    flags = ["--timeline", tmp_path, "--explain", tmp_path]
+    assert run("--source", tmp_path, photograph, "--headless", "--output", tmp_path, *flags) == 0
+    assert (tmp_path / "One.mp4").read_bytes() == before
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made >= {"One.mp4", "One-2.mp4", "one.avi", "astronaut.png", "astronaut.explained.png"} and len(made) == 8
 
 
 def test_several_images_are_one_source(photograph, tmp_path, capfd):
@@ -154,7 +165,7 @@ def test_explanation_of_a_photograph(photograph, tmp_path):
     assert run("--source", photograph, "--headless", "--explain", tmp_path / "a.png", "--language", "fr") == 0
     picture = cv2.imread(str(tmp_path / "a.png"))
     face, hot = picture[:256, :256].astype(int), picture[:256, 256:512].astype(int)
-    assert picture.shape[0] == 260 and np.abs(face - hot).mean() > 5 and picture.shape[1] > 700
+    assert picture.shape[0] == 256 and np.abs(face - hot).mean() > 5 and picture.shape[1] > 700
 
 
 def test_timeline_and_heat_maps_of_a_video(clip, tmp_path):
@@ -234,6 +245,7 @@ BAD_INPUT = {
     "unwritable output": (["--output", "/dev/null/a.mp4"], "/dev/null"),
     "unwritable csv": (["--csv", "/dev/null/a.csv"], "/dev/null"),
     "video explained": (["--explain", "a.png"], "--explain is for images, --heatmap for videos"),
+    "timeline of another kind": (["--timeline", "t.txt"], "a timeline is written as .png, .jpg, .pdf, .svg; found"),
     "unwritable timeline": (["--timeline", "/dev/null/a.png"], "/dev/null"),
     "unknown language": (["--language", "de"], "invalid choice: 'de'"),
     "smoothing": (["--smoothing", "-1"], "must be 0 or more seconds; found -1"),

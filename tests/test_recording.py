@@ -1,5 +1,6 @@
 """Tests of recording: what videos, timelines and summaries say of the frames they were given."""
 
+import contextlib
 import sys
 
 import cv2
@@ -9,7 +10,7 @@ import pytest
 import recording
 from face_tracking import Face
 from load_and_process import EMOTIONS
-from recording import Summary, draw_timeline, refuse_overwriting, timeline_recorder, video_recorder
+from recording import Records, Summary, Taken, draw_timeline, timeline_recorder, video_recorder
 from video_sources import Frame
 
 
@@ -84,7 +85,7 @@ def test_summary_weighs_faces_by_time():
     summary.add([], 0.9)
     summary.add([face("sad", 0)], 60.0)  # after a long silence: one second
     first, *others = str(summary).splitlines()
-    assert first.startswith("5 frames in ") and first.endswith(" 5 faces: sad 70%, happy 30%")
+    assert first.startswith("5 frames in ") and first.endswith(" 2 faces: sad 70%, happy 30%")
     assert others == ["  face 0, 1.9 s: sad 68%, happy 32%", "  face 1, 0.1 s: sad 100%"]
 
 
@@ -105,10 +106,84 @@ def test_summary_of_images_counts_them():
     assert str(Summary(EMOTIONS)) == "no frames"
 
 
+def test_the_summary_leaves_pauses_out(monkeypatch):
+    clock = iter([0.0, 10.5, 11.0, 11.0, 21.0])
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: next(clock))
+    summary = Summary(EMOTIONS)
+    summary.add([], 0.0)  # at 10.5 s: one frame in 10.5 s
+    assert summary.rate == pytest.approx(1 / 10.5)
+    summary.pause(10.0)
+    summary.add([], 0.1)
+    assert str(summary).startswith("2 frames in 11.0 s")
+
+
+def test_a_clock_that_stands_still(monkeypatch):
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: 5.0)
+    summary = Summary(EMOTIONS)
+    summary.add([], 0.0)
+    assert str(summary).startswith("1 frame in 0.0 s")
+
+
+# ------------------------------------------------------------------------------------------------------------- files
 def test_nothing_that_is_read_or_written_is_overwritten(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
-    refuse_overwriting({"output": a, "csv": b, "timeline": None}, [tmp_path / "c"])
+    Taken([tmp_path / "c"]).take({"output": a, "csv": b, "timeline": None})
     with pytest.raises(ValueError, match="--csv would overwrite .*b, which is read here; give another name"):
-        refuse_overwriting({"output": a, "csv": b}, [b])
-    with pytest.raises(ValueError, match="--csv would overwrite .*a, which --output writes"):
-        refuse_overwriting({"output": a, "csv": tmp_path / "x" / ".." / "a"}, [])
+        Taken([b]).take({"output": a, "csv": b})
+    with pytest.raises(ValueError, match="--csv would overwrite .*A, which --output writes"):
+        Taken([]).take({"output": a, "csv": tmp_path / "x" / ".." / "A"})
+
+
+@contextlib.contextmanager
+def fake_recorder(name, told, fails_at=None, fails_to=None):
+    told.append(f"{name} opened")
+    if fails_to == "open":
+        raise OSError(f"{name} is broken")
+
+    def record(frame, picture, faces):
+        if frame == fails_at:
+            raise OSError(f"{name} is full")
+        told.append(f"{name} {frame}")
+
+    try:
+        yield record
+    except BaseException as error:
+        told.append(f"{name} removed: {type(error).__name__}")
+        raise
+    if fails_to == "close":
+        raise OSError(f"{name} is full at last")
+    told.append(f"{name} kept")
+
+
+def test_a_file_that_fails_is_given_up_and_the_others_go_on(capsys):
+    told = []
+    with Records([fake_recorder("a", told, fails_at=2), fake_recorder("b", told)]) as records:
+        for number in (1, 2, 3):
+            records(number, None, [])
+    rest = ["a removed: OSError", "b 2", "b 3", "b kept"]
+    assert told == ["a opened", "b opened", "a 1", "b 1", *rest] and records.faults == 1
+    assert capsys.readouterr().err == "error: a is full\n"
+
+
+def test_with_the_last_file_the_error_comes_out(capsys):
+    told = []
+    with pytest.raises(OSError, match="a is full"), Records([fake_recorder("a", told, fails_at=1)]) as records:
+        records(1, None, [])
+    assert told == ["a opened", "a removed: OSError"] and not capsys.readouterr().err
+
+
+def test_files_that_can_not_be_opened_or_closed(capsys):
+    told = []
+    with pytest.raises(OSError, match="b is broken"):
+        Records([fake_recorder("a", told), fake_recorder("b", told, fails_to="open")])
+    assert told == ["a opened", "b opened", "a removed: OSError"]
+    with Records([fake_recorder("a", told, fails_to="close"), fake_recorder("b", told)]) as records:
+        records(1, None, [])
+    assert records.faults == 1 and told[-1] == "b kept" and capsys.readouterr().err == "error: a is full at last\n"
+
+
+def test_what_went_wrong_elsewhere_leaves_no_file():
+    told = []
+    with pytest.raises(KeyboardInterrupt), Records([fake_recorder("a", told), fake_recorder("b", told)]):
+        raise KeyboardInterrupt
+    assert told[2:] == ["a removed: KeyboardInterrupt", "b removed: KeyboardInterrupt"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import video_sources
-from video_sources import Live, SourceLost, Stills, Video, as_bgr, expand_sources, open_source, open_stream
+from video_sources import Live, SourceLost, Stills, Video, as_bgr, expand_sources, open_source, open_stream, read_files
 
 
 class FakeCamera:
@@ -85,8 +85,10 @@ def test_rate_of_a_recording_is_the_cameras_where_it_is_plausible(said, fps):
 def test_a_stream_of_known_length_is_a_video_and_not_opened_again():
     with open_stream("http://a/b.mp4", cameras(FakeCamera(3, count=3.0, fps=10.0))) as frames:
         assert isinstance(frames, Video) and [frame.time_s for frame in frames] == [0, 0.1, 0.2]
-    with open_stream("http://a/live", cameras(FakeCamera(3), FakeCamera(3))) as frames:
-        assert isinstance(frames, Live)
+    with open_stream("http://a/live", cameras(FakeCamera(3))) as frames:  # one session is enough
+        assert isinstance(frames, Live) and next(iter(frames)).number == 0
+    with pytest.raises(ValueError, match="can't be opened"):
+        open_stream("http://a/none", cameras())
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 3)])
@@ -97,7 +99,7 @@ def test_grey_cameras_give_bgr(shape):
 # ------------------------------------------------------------------------------------------------------------- files
 def test_video_gives_every_frame_at_its_own_pace(clip):
     with open_source(clip) as frames:
-        assert (frames.fps, frames.count, frames.name, frames.inputs) == (15, 30, "clip", (clip,))
+        assert (frames.fps, frames.count, frames.name) == (15, 30, "clip")
         started = time.monotonic()
         for number, frame in enumerate(frames):
             assert (frame.number, frame.time_s, frame.image.shape) == (number, number / 15, (480, 640, 3))
@@ -126,6 +128,20 @@ def test_images_that_can_not_be_read_are_passed_over(photograph, tmp_path, capsy
         list(Stills(paths[:1]))
 
 
+def test_an_image_between_other_sources_does_not_stay(photograph):
+    for endless in (True, False):
+        with open_source(photograph, endless) as frames:
+            assert (frames.due(next(iter(frames))) - time.monotonic() < 10) is not endless
+
+
+def test_files_that_are_read(tmp_path):
+    for name in ("a.png", "b.mp4"):
+        (tmp_path / name).touch()
+    a, b = tmp_path / "a.png", tmp_path / "b.mp4"
+    assert read_files(str(b)) == {b} and read_files(tmp_path) == {tmp_path, a, b} and read_files([a]) == {a, tmp_path}
+    assert read_files(None) == read_files("0") == read_files("drawn") == read_files("rtsp://a/b") == set()
+
+
 def test_sources_are_expanded(tmp_path):
     for name in ("b.jpg", "a.png", "one.mp4", "two.MOV", "notes.txt", ".hidden.mp4"):
         (tmp_path / name).touch()
@@ -137,8 +153,8 @@ def test_sources_are_expanded(tmp_path):
     for sources, expanded in [
         ([], [None]),
         (["0"], ["0"]),
-        ([a], [a]),
-        ([a, "drawn", b], [[tmp_path / "a.png", tmp_path / "b.jpg"], "drawn"]),
+        (["0", a], ["0", tmp_path / "a.png"]),
+        (["1", a, "drawn", b], ["1", [tmp_path / "a.png", tmp_path / "b.jpg"], "drawn"]),
         (["http://a/b.png"], ["http://a/b.png"]),
         ([only], [only]),
         ([folder, "1"], [*videos, folder, "1"]),
