@@ -20,7 +20,7 @@ from Xlib.protocol.event import ClientMessage
 
 import real_time_emotion_recognition as live
 import video_sources
-from drawn_faces import DrawnFaceCapture
+from drawn_faces import DrawnFaceCapture, Identity
 from load_and_process import EMOTIONS, exit_status
 
 SCRIPT = Path(live.__file__)
@@ -363,8 +363,20 @@ def test_a_real_window_shows_the_faces_until_the_user_ends_it(display, ending, t
     assert max(set(named), key=named.count) == "neutral"  # the first of the seven
 
 
-def test_keys_and_mouse(display, tmp_path):
-    with opened_window(display, tmp_path, "--source", "drawn") as (process, do, _):
+@pytest.fixture(scope="module")
+def two_people(tmp_path_factory):
+    """A video of two drawn faces, the same expression on both."""
+    path = tmp_path_factory.mktemp("two") / "two.avi"
+    capture = DrawnFaceCapture(frames=500, hold=20.0, identities=(Identity(), Identity()))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (640, 480))
+    for _ in range(500):
+        writer.write(capture.read()[1])
+    writer.release()
+    return path
+
+
+def test_keys_and_mouse(display, two_people, tmp_path):
+    with opened_window(display, tmp_path, "--source", two_people) as (process, do, _):
 
         def snapshot():
             count = len(list(tmp_path.glob("output/snapshot*.png"))) + 1
@@ -373,33 +385,50 @@ def test_keys_and_mouse(display, tmp_path):
             while len(found := sorted(tmp_path.glob("output/snapshot*.png"), key=os.path.getmtime)) < count:
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.05)
+            time.sleep(0.1)
             return cv2.imread(str(found[-1]))[:430].astype(int)  # without the note
+
+        def click(x, y):
+            do("mousemove", x, y)
+            do("click", 1)
+            time.sleep(0.3)
 
         do("key", "space")
         paused, again = snapshot(), snapshot()
         np.testing.assert_array_equal(paused, again)
+        click(480, 300)
+        right = snapshot()
+        click(160, 300)
+        left = snapshot()
+        assert (left != right).any()  # another face's bars
+        do("key", "Tab")
+        np.testing.assert_array_equal(snapshot(), right)
+        do("key", "Tab")
+        np.testing.assert_array_equal(snapshot(), left)
         do("key", "h")
-        hot = snapshot()
-        assert (hot != paused).any(axis=2)[150:350, 200:450].mean() > 0.3
+        assert (snapshot() != left).any(axis=2)[200:350, 60:580].mean() > 0.2
         do("key", "--delay", 300, "h", "m")
         mirrored = snapshot()
-        assert np.abs(mirrored[400:430, ::-1] - paused[400:430])[:, 250:390].mean() < 3
-        do("key", "--delay", 300, "m", "Tab", "question")
-        assert (snapshot() != paused).any(axis=2).mean() > 0.1
+        assert np.abs(mirrored[20:60, ::-1] - left[20:60])[:, 290:350].mean() < 3 < np.abs(mirrored - left).mean()
+        do("key", "--delay", 300, "m", "question")
+        assert (snapshot() != left).any(axis=2).mean() > 0.1
         do("key", "question")
-        np.testing.assert_array_equal(snapshot(), paused)
-        do("mousemove", 320, 240)
-        do("click", 1)
+        np.testing.assert_array_equal(snapshot(), left)
+        do("key", "r")
+        time.sleep(0.3)
+        do("key", "r")  # while it is paused: a video of one frame
+        time.sleep(0.3)
         do("key", "--delay", 300, "space", "r")
         time.sleep(1.5)
         do("key", "r")
         time.sleep(0.5)
-        assert (snapshot() != paused).any()
+        assert (snapshot() != left).any()
         do("key", "q")
         _, told = process.communicate(timeout=20)
-    assert process.returncode == 0 and "Traceback" not in told, told
-    (recording,) = tmp_path.glob("output/recording*.mp4")
-    assert cv2.VideoCapture(str(recording)).get(cv2.CAP_PROP_FRAME_COUNT) > 3
+    assert process.returncode == 0 and "Traceback" not in told and told.count("recording saved") == 2, told
+    recordings = sorted(tmp_path.glob("output/recording*.mp4"), key=os.path.getmtime)
+    counts = [cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) for path in recordings]
+    assert len(counts) == 2 and counts[0] == 1 and counts[1] > 3
     assert not list(tmp_path.glob("output/.*"))
 
 
