@@ -62,13 +62,15 @@ class Records:
         return self
 
     def __exit__(self, kind, error, traceback):
+        kept = False
         while self._open:
             recorder, _ = self._open.pop(0)
             try:
                 recorder.__exit__(kind, error, traceback)
+                kept = True
             except OSError as fault:
                 if fault is not error:
-                    self._tell(fault, last=not self._open)
+                    self._tell(fault, last=not (self._open or kept))
 
     def _tell(self, error, last):
         self.faults += 1

@@ -177,9 +177,13 @@ def test_files_that_can_not_be_opened_or_closed(capsys):
     with pytest.raises(OSError, match="b is broken"):
         Records([fake_recorder("a", told), fake_recorder("b", told, fails_to="open")])
     assert told == ["a opened", "b opened", "a removed: OSError"]
-    with Records([fake_recorder("a", told, fails_to="close"), fake_recorder("b", told)]) as records:
-        records(1, None, [])
-    assert records.faults == 1 and told[-1] == "b kept" and capsys.readouterr().err == "error: a is full at last\n"
+    for names in ("ab", "ba"):
+        with Records(fake_recorder(name, told, fails_to="close" if name == "a" else None) for name in names) as records:
+            records(1, None, [])
+        assert records.faults == 1 and "b kept" in told[-2:]
+        assert capsys.readouterr().err == "error: a is full at last\n"
+    with pytest.raises(OSError, match="a is full at last"), Records([fake_recorder("a", told, fails_to="close")]):
+        pass
 
 
 def test_what_went_wrong_elsewhere_leaves_no_file():
