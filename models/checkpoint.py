@@ -12,6 +12,7 @@ the checkpoint's bytes, so a changed checkpoint is compiled anew.
 Importing this module imports neither TensorFlow nor Keras.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import h5py
 
-from load_and_process import EMOTIONS, replacing
+from load_and_process import EMOTIONS, quiet_start, replacing
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -214,12 +215,17 @@ def _compiled_beside(path):
 
 def _compile(path, compiled=None):
     """Convert a checkpoint with TensorFlow, in this process; `python -m models.checkpoint PATH` does so beside it."""
-    import tensorflow as tf
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+    with quiet_start():
+        import tensorflow as tf
 
-    model, _ = load_checkpoint(path)
-    content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    with replacing(compiled or _compiled_beside(Path(path))) as partial:
+        model, _ = load_checkpoint(path)
+    compiled = Path(compiled or _compiled_beside(Path(path)))
+    with contextlib.redirect_stdout(io.StringIO()), quiet_start():  # TensorFlow lists all it has converted
+        content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    with replacing(compiled) as partial:
         partial.write_bytes(content)
+    print(f"compiled: {compiled}")
     return 0
 
 

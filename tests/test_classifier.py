@@ -12,6 +12,7 @@ from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
 from models import classifier as module
 from models.checkpoint import compile_checkpoint, load_checkpoint, save_checkpoint
 from models.classifier import GRID, PATTERNS, EmotionClassifier, crop_faces
+from models.cnn import NETWORKS
 
 MODEL = Path(module.__file__).with_name("mini_XCEPTION.hdf5")
 CELL = (8, 6)  # pixels; of the networks below, whose input is one such cell per part of the heat map
@@ -106,9 +107,11 @@ def test_several_models_are_averaged(mini, drawn_frame, tmp_path):
     np.testing.assert_allclose(both, (other + mini(frame, truth)) / 2, atol=1e-6)
 
 
-def test_the_weights_that_come_with_the_project_come_compiled():
-    compiled = compile_checkpoint(MODEL)
-    assert compiled.parent == Path(MODEL).parent, "run: python -m models.checkpoint models/mini_XCEPTION.hdf5"
+@pytest.mark.parametrize(
+    "path", [path for path in MODEL.parent.glob("*.hdf5") if path.stem in NETWORKS], ids=lambda path: path.stem
+)
+def test_the_weights_that_come_with_the_project_come_compiled(path):
+    assert compile_checkpoint(path).parent == path.parent, f"run: python -m models.checkpoint {path}"
 
 
 # --------------------------------------------------------------------------------------------------------- heat maps
