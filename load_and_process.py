@@ -42,6 +42,7 @@ image_size = (48, 48)  # height, width of a face in pixels
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER2013's labels 0 to 6
 SPLITS = ("Training", "PublicTest", "PrivateTest")
+VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 
 EMOTION_FOLDERS = {
     "angry": ("angry", "anger"),
@@ -456,7 +457,45 @@ def preprocess_images(images: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Splits and duplicates
+# Votes, splits and duplicates
+
+
+def load_votes(path: str | Path) -> dict[str, np.ndarray]:
+    """Load FER+'s votes: what ten people each said of FER2013's images, row for row as in fer2013.csv.
+
+    Args:
+        path: fer2013new.csv: a column Usage, and one for each of VOTES.
+
+    Returns:
+        For each split of FER2013, votes float32 (n, 10): shares of each of VOTES ("NF": no face), rows summing to 1.
+
+    Raises:
+        FileNotFoundError: There is no such file; the message says where it comes from.
+        ValueError: The file is not as described; the message names the file, and the line.
+
+    Source: Barsoum, Zhang, Canton Ferrer and Zhang 2016, "Training Deep Networks for Facial Expression Recognition
+    with Crowd-Sourced Label Distribution", https://arxiv.org/abs/1608.01041.
+    """
+    import pandas as pd
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: fer2013new.csv comes from https://github.com/microsoft/FERPlus"
+        )
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # pandas' own, of text in a wrong encoding too
+        raise ValueError(f"{path}: votes must be a CSV; found {str(error).splitlines()[0]}: get it again") from error
+    if missing := [name for name in ("Usage", *VOTES) if name not in table]:
+        raise ValueError(f"{path}: the columns must be Usage, {', '.join(VOTES)}; found none for {', '.join(missing)}")
+    counts = table[list(VOTES)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
+    total = counts.sum(axis=1, keepdims=True)
+    wrong = ~table["Usage"].isin(SPLITS).to_numpy() | ~((counts >= 0).all(axis=1) & (total[:, 0] > 0))
+    if wrong.any():
+        row = int(wrong.argmax())
+        found = ",".join(str(table[name][row]) for name in ("Usage", *VOTES))
+        raise _row_error(path, row + 2, f"a row must name a split ({', '.join(SPLITS)}) and count votes", found)
+    return {split: (counts / total)[(table["Usage"] == split).to_numpy()] for split in SPLITS}
 
 
 def stratified_split(emotions: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,11 +30,13 @@ import pandas as pd
 from load_and_process import (
     EMOTIONS,
     Parser,
+    Split,
     dataset,
     exit_status,
     find_duplicates,
     image_size,
     load_fer2013_data,
+    load_votes,
     preprocess_images,
     quiet_start,
     replacing,
@@ -48,7 +50,7 @@ with quiet_start():
     keras.distribution.list_devices()
 
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.cnn import NETWORKS
+from models.cnn import EMOTION_MAPS, NETWORKS
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -56,6 +58,8 @@ from models.cnn import NETWORKS
 
 # data: `dataset` (path) and `image_size` (height, width in pixels) are set in load_and_process.py
 validation_fraction = 0.1      # part of Training held out where the data has no PublicTest
+calibration_fraction = 0.03    # part of Training held out to fit the temperature on; 0: none
+smallest_calibration = 200     # faces; with fewer there is nothing to fit, and Training keeps them
 # network
 network = "mini_XCEPTION"      # simple_CNN, simpler_CNN, tiny_XCEPTION, mini_XCEPTION, big_XCEPTION
 l2_regularization = 0.0        # penalty on convolution kernels; weight_decay does this work with AdamW
@@ -70,11 +74,16 @@ plateau_patience = 8           # epochs without a lower val_loss before schedule
 early_stopping_patience = 40   # epochs without a higher val_accuracy before the run ends
 weight_decay = 0.01            # decoupled (AdamW), on kernels only
 label_smoothing = 0.1          # share of each label that is spread over all emotions
+votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
+votes_share = 0.5              # of each label; the rest is the data's
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
-teacher_share = 0.7            # of each label; the rest is the data's
+teacher_share = 0.7            # of each label; the rest is the data's and the votes'
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
+augmentation = {               # multiplies the six below, by network: the larger ones would learn Training by heart
+    "simple_CNN": 1.5, "simpler_CNN": 1.5, "tiny_XCEPTION": 1.0, "mini_XCEPTION": 1.0, "big_XCEPTION": 1.5,
+}
 rotation = 10.0                # up to +- degrees
 zoom = 0.10                    # up to +- share of the size
 shift = 0.06                   # up to +- share of the width and height
@@ -111,7 +120,14 @@ def parse_args(argv=None):
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
     add("--weight-decay", type=_number(float, 0), default=weight_decay, help="AdamW's, on kernels only")
     add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
+    add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv, to learn from, too")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
+    add(
+        "--augmentation",
+        type=_number(float, 0),
+        default=argparse.SUPPRESS,
+        help=f"strength, 0: flips only (default by network: {augmentation})",
+    )
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
@@ -124,6 +140,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     args.epochs = vars(args).get("epochs", epochs_drawn if str(args.dataset) == "drawn" else epochs)
+    args.augmentation = vars(args).get("augmentation", augmentation.get(args.network, 1.0))
     args.precision = choose_precision(args.precision)
     run_file = {
         name: args.output_dir / f"{args.network}.{name}"
@@ -142,14 +159,15 @@ def main(argv=None):
     model = build_network(args.network, input_shape, args.precision)
     teach = load_teacher(args.teacher, tuple(args.image_size)) if args.teacher else None
     data = load_fer2013_data(args.dataset, tuple(args.image_size))
-    train, validation, validated_on = training_and_validation(data, args.seed)
+    chosen, validation, validated_on, calibration = divide(data, args.seed)
+    train, labels = data["Training"], labels_of(data["Training"], args.votes)
     settings = resolved_settings(args)
     with replacing(run_file["settings.json"]) as partial:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
     print(json.dumps(settings, indent=2))
-    print(f"{len(train.faces)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
+    print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
-    batches = AugmentedFaces(train.faces, train.emotions, args.batch_size, args.seed, teach)
+    batches = AugmentedFaces(train.faces[chosen], labels[chosen], args.batch_size, args.seed, args.augmentation, teach)
     for layer in model.layers:  # statistics of the last epoch at most: small data sets have few steps in one
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, math.exp(-1 / len(batches)))
@@ -158,12 +176,7 @@ def main(argv=None):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
         metrics=["accuracy"],
     )
-    best = BestCheckpoint(
-        build_network(args.network, input_shape, "float32"),
-        preprocess_images(validation.faces),
-        validation.emotions,
-        args.output_dir,
-    )
+    best = BestCheckpoint(build_network(args.network, input_shape, "float32"), validation, calibration, args.output_dir)
     reducers = (
         []
         if args.schedule == "cosine"
@@ -226,21 +239,57 @@ def choose_precision(wanted):
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
-def training_and_validation(data, seed):
-    """(Training, validation, name of the validation split): PublicTest, or a stratified part of Training."""
+def divide(data, seed):
+    """Say what to learn from, what to validate on, and what to fit the temperature on.
+
+    Validation is PublicTest, or else a stratified part of Training; the temperature is fitted on such a part too.
+
+    Returns:
+        (indices of Training, validation `Split`, its name, calibration `Split`, which is empty for small data).
+    """
     if "Training" not in data:
         raise ValueError(f"training needs a Training split; the data set has {', '.join(data) or 'no images'}")
-    train = data["Training"]
-    if "PublicTest" in data:
-        return train, data["PublicTest"], "PublicTest"
-    kept, held_out = stratified_split(train.emotions, validation_fraction, seed)
-    kept = kept[~find_duplicates(train.faces[kept], train.faces[held_out])]  # FER2013 repeats some of its images
+    train, public = data["Training"], "PublicTest" in data
+    fraction = calibration_fraction if public else validation_fraction
+    kept, held_out = stratified_split(train.emotions, fraction, seed) if fraction else (np.arange(len(train.faces)), [])
+    if public and len(held_out) < smallest_calibration:
+        kept, held_out = np.arange(len(train.faces)), []
+    part = Split(train.faces[held_out], train.emotions[held_out])
+    kept = kept[~find_duplicates(train.faces[kept], part.faces)]  # FER2013 repeats some of its images
+    if public:
+        return kept, data["PublicTest"], "PublicTest", part
     if not len(held_out):
         raise ValueError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
-    return (
-        *(type(train)(train.faces[i], train.emotions[i]) for i in (kept, held_out)),
-        f"{validation_fraction:.0%} of Training",
-    )
+    return kept, part, f"{validation_fraction:.0%} of Training", part
+
+
+def labels_of(train, votes_path):
+    """Labels, float32 (n, 7), of the Training split: one-hot, or partly what FER+'s votes make likely.
+
+    FER2013's own labels are those of single annotators.  What such a one would have said, given ten people's votes on
+    the same face, is fitted by logistic regression to all of Training.
+    """
+    labels = np.eye(len(EMOTIONS), dtype=np.float32)[train.emotions]
+    if not votes_path:
+        return labels
+    from sklearn.linear_model import LogisticRegression
+
+    votes = load_votes(votes_path)["Training"]
+    if len(votes) != len(labels):
+        raise ValueError(
+            f"{votes_path}: the votes must be those of FER2013's CSV, row for row; found {len(votes)} rows for "
+            f"{len(labels)} Training images: leave --votes out with other data"
+        )
+    annotator = LogisticRegression(max_iter=1000).fit(votes, train.emotions)
+    likely = np.zeros_like(labels)
+    likely[:, annotator.classes_] = annotator.predict_proba(votes)
+    agreed = np.mean(likely.argmax(axis=1) == train.emotions)
+    if agreed < 0.5:  # 0.68 where the rows belong together, 0.25 where they do not
+        raise ValueError(
+            f"{votes_path}: the votes must be on the same images, row for row; found that {agreed:.0%} of the labels "
+            "fit them: leave --votes out, or use FER2013's CSV in its official order"
+        )
+    return labels + np.float32(votes_share) * (likely - labels)
 
 
 def build_network(name, input_shape, dtype_policy):
@@ -275,16 +324,16 @@ def make_optimizer(args, steps_per_epoch):
 
 
 class AugmentedFaces(keras.utils.PyDataset):
-    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with labels (b, 7): one-hot, or partly a teacher's.
+    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with labels (b, 7) that may be partly a teacher's.
 
     `teach`, if given, takes such faces and gives probabilities (b, 7).
     Order and augmentation follow from (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
     The last faces of an epoch that fill no batch wait for another epoch's order.
     """
 
-    def __init__(self, faces, emotions, batch_size, seed, teach=None):
+    def __init__(self, faces, labels, batch_size, seed, strength=1.0, teach=None):
         super().__init__()
-        self.faces, self.emotions, self.seed, self.teach = faces, emotions, seed, teach
+        self.faces, self.labels, self.seed, self.strength, self.teach = faces, labels, seed, strength, teach
         self.batch_size = min(batch_size, len(faces))
         self.epoch, self._order = 0, (None, None)
 
@@ -296,10 +345,7 @@ class AugmentedFaces(keras.utils.PyDataset):
             self._order = (self.epoch, np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces)))
         chosen = self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
         rng = np.random.default_rng((self.seed, self.epoch, batch))
-        images, labels = (
-            augment(self.faces[chosen], rng),
-            np.eye(len(EMOTIONS), dtype=np.float32)[self.emotions[chosen]],
-        )
+        images, labels = augment(self.faces[chosen], rng, self.strength), self.labels[chosen]
         if self.teach:
             labels += np.float32(teacher_share) * (self.teach(images) - labels)
         return images, labels
@@ -325,21 +371,22 @@ def load_teacher(paths, image_size):
     return classify.of_faces
 
 
-def augment(faces, rng):
+def augment(faces, rng, strength=1.0):
     """Flip, rotate, zoom, shift, change contrast and brightness, erase, by the settings above.
 
     Args:
         faces: uint8 (n, h, w, c).
         rng: `numpy.random.Generator`.
+        strength: what the settings are multiplied by, flips apart.
 
     Returns:
         float32 (n, h, w, c) in [-1, 1].
     """
     n, height, width, channels = faces.shape
-    angle = np.deg2rad(rng.uniform(-rotation, rotation, n))
-    scale = 1 + rng.uniform(-zoom, zoom, n)
+    angle = strength * np.deg2rad(rng.uniform(-rotation, rotation, n))
+    scale = 1 + strength * rng.uniform(-zoom, zoom, n)
     mirror = np.where(rng.random(n) < 0.5 * flip, -1, 1)
-    moved = rng.uniform(-shift, shift, (n, 2)) * (width, height)
+    moved = strength * rng.uniform(-shift, shift, (n, 2)) * (width, height)
     # (n, 2, 3): where in the source each pixel of the result comes from, about the centre of the face
     source = np.empty((n, 2, 3))
     source[:, 0, 0], source[:, 0, 1] = np.cos(angle) * scale * mirror, -np.sin(angle) * scale
@@ -357,11 +404,11 @@ def augment(faces, rng):
             borderMode=cv2.BORDER_REFLECT_101,
         ).reshape(height, width, channels)
     images = preprocess_images(warped)
-    images *= rng.uniform(1 - contrast, 1 + contrast, (n, 1, 1, 1)).astype(np.float32)
-    images += rng.uniform(-brightness, brightness, (n, 1, 1, 1)).astype(np.float32)
+    images *= 1 + strength * rng.uniform(-contrast, contrast, (n, 1, 1, 1)).astype(np.float32)
+    images += strength * rng.uniform(-brightness, brightness, (n, 1, 1, 1)).astype(np.float32)
     np.clip(images, -1, 1, out=images)
 
-    for i in np.flatnonzero(rng.random(n) < erasing):
+    for i in np.flatnonzero(rng.random(n) < strength * erasing):
         h, w = (rng.uniform(0.15, 0.4, 2) * (height, width)).astype(int)
         y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
         images[i, y : y + h, x : x + w] = rng.uniform(-1, 1)
@@ -371,12 +418,14 @@ def augment(faces, rng):
 class BestCheckpoint(keras.callbacks.Callback):
     """Validate each epoch's averaged weights in float32 and keep the best as `.hdf5`: what is validated is saved.
 
+    Saving calibrates them, which changes how sure the network is, but not what it names.
     Puts val_loss and val_accuracy into the logs, so it stands before the callbacks that read them.
     """
 
-    def __init__(self, validated, faces, emotions, output_dir):
+    def __init__(self, validated, validation, calibration, output_dir):
         super().__init__()
-        self.validated, self.faces, self.emotions, self.output_dir = validated, faces, emotions, output_dir
+        self.validated, self.output_dir, self.calibration = validated, output_dir, calibration
+        self.faces, self.emotions = preprocess_images(validation.faces), validation.emotions
         self.path, self.score, self.superseded = None, (-1.0, 0.0), None
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
@@ -392,13 +441,39 @@ class BestCheckpoint(keras.callbacks.Callback):
         if score > self.score:
             self.superseded, self.score = self.path, score
             self.path = self.output_dir / f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}.hdf5"
-            save_checkpoint(self.validated, self.path, EMOTIONS)
+            save_checkpoint(self.validated, self.path, EMOTIONS, calibrate(self.validated, self.calibration))
 
     def forget_superseded(self):
         """Delete the checkpoint that a better one has replaced, once nothing refers to it any more."""
         if self.superseded and self.superseded != self.path:
             self.superseded.unlink(missing_ok=True)
         self.superseded = None
+
+
+def calibrate(model, held_out):
+    """Divide a network's logits by the temperature that makes held-out faces likeliest; names stay, confidence changes.
+
+    The logits are means of the last convolution's maps, so dividing its weights does it, and no reader has to know.
+    Source: Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599.
+
+    Args:
+        model: one of the five; changed in place.
+        held_out: `Split` that it has not learnt from; with fewer than `smallest_calibration` faces nothing happens.
+
+    Returns:
+        The temperature, float.
+    """
+    if len(held_out.faces) < smallest_calibration:
+        return 1.0
+    faces, emotions = held_out
+    logits = np.log(np.maximum(model.predict(preprocess_images(faces), batch_size=256, verbose=0), 1e-12))
+    candidates = np.geomspace(0.25, 4, 201)
+    scaled = logits / candidates[:, None, None]
+    likelihoods = scaled[:, np.arange(len(emotions)), emotions] - np.log(np.exp(scaled).sum(axis=2))
+    temperature = float(candidates[likelihoods.mean(axis=1).argmax()])
+    last = model.get_layer(EMOTION_MAPS)
+    last.set_weights([weight / temperature for weight in last.get_weights()])
+    return temperature
 
 
 def averaged_weights(model):
@@ -505,7 +580,7 @@ def read_saved_run(args, path):
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
     before, now = saved["settings"], resolved_settings(args)
-    for name in ("network", "dataset", "image_size", "batch_size", "schedule", "teacher"):
+    for name in ("network", "dataset", "image_size", "batch_size", "schedule", "votes", "teacher"):
         if before.get(name) != now[name]:
             raise ValueError(
                 f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "
@@ -524,6 +599,8 @@ def resolved_settings(args):
         "l2_regularization",
         "warmup_epochs",
         "plateau_patience",
+        "calibration_fraction",
+        "votes_share",
         "teacher_share",
         "average_epochs",
         "flip",
@@ -537,7 +614,7 @@ def resolved_settings(args):
     flags = {name: value for name, value in vars(args).items() if name != "resume"}
     data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
     flags |= {"image_size": list(args.image_size), "dataset": data, "output_dir": str(args.output_dir)}
-    flags["teacher"] = [path.name for path in args.teacher]
+    flags |= {"votes": args.votes and args.votes.name, "teacher": [path.name for path in args.teacher]}
     versions = {"keras": keras.__version__, "backend": keras.backend.backend()}
     return flags | {name: globals()[name] for name in names} | versions
 

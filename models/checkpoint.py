@@ -1,9 +1,10 @@
 """Checkpoints: one `.hdf5` per trained network, and the compiled form it runs in.
 
-A checkpoint is a Keras `.hdf5` (architecture and float32 weights, no optimizer state) with two attributes of ours at
-its root: `network`, the builder's name, and `emotions`, the labels in the order of the outputs, as JSON.  Files without
-them, such as those of oarriaga/face_classification, are read as FER2013's seven.  Readers take the labels and the
-input size from the file.
+A checkpoint is a Keras `.hdf5` (architecture and float32 weights, no optimizer state) with three attributes of ours at
+its root: `network`, the builder's name; `emotions`, the labels in the order of the outputs, as JSON; `temperature`, by
+which the weights of its last layer have been divided, so that its probabilities are calibrated as they come out.  Files
+without them, such as those of oarriaga/face_classification, are read as FER2013's seven.  Readers take the labels and
+the input size from the file.
 
 The live script runs the checkpoint compiled to LiteRT, which needs neither TensorFlow nor Keras and answers some
 hundred times faster than `model.predict`.  `compile_checkpoint` makes that form once and keeps it under the hash of
@@ -38,13 +39,14 @@ class Header(NamedTuple):
     input_shape: tuple[int, int, int]
 
 
-def save_checkpoint(model, path, emotions):
+def save_checkpoint(model, path, emotions, temperature=1.0):
     """Write a checkpoint; the final name appears only when the file is whole.
 
     Args:
         model: a float32 `keras.Model`, faces (n, height, width, channels) -> probabilities (n, len(emotions)).
         path: the `.hdf5` to write; an older file of that name is replaced.
         emotions: labels in the order of the outputs.
+        temperature: what the logits have been divided by to calibrate them, for the record.
 
     Raises:
         OSError: the disk is full or can't be written; an older file of that name is intact.
@@ -63,6 +65,7 @@ def save_checkpoint(model, path, emotions):
         save_model_to_hdf5(model, file, include_optimizer=False)
         file.attrs["network"] = model.name
         file.attrs["emotions"] = json.dumps(list(emotions))
+        file.attrs["temperature"] = temperature
     with replacing(path) as partial:
         partial.write_bytes(content.getvalue())
 

@@ -547,6 +547,57 @@ def test_resize_face_refuses(image):
 # Splits and duplicates
 
 
+HEADER = "Usage,Image name," + ",".join(lp.VOTES)
+
+
+def test_votes_by_split(tmp_path):
+    path = tmp_path / "fer2013new.csv"
+    rows = [
+        "Training,fer0.png,4,0,0,1,3,2,0,0,0,0",
+        "Training,fer1.png,0,9,0,0,0,0,0,0,0,0",
+        "PublicTest,,0,0,0,0,0,0,0,0,0,5",
+    ]
+    path.write_text("\n".join([HEADER, *rows]))
+    votes = lp.load_votes(path)
+    assert {split: votes[split].shape for split in votes} == {
+        "Training": (2, 10),
+        "PublicTest": (1, 10),
+        "PrivateTest": (0, 10),
+    }
+    np.testing.assert_allclose(votes["Training"][0], np.array([4, 0, 0, 1, 3, 2, 0, 0, 0, 0]) / 10, rtol=1e-6)
+    assert votes["Training"][1].argmax() == lp.VOTES.index("happiness") and votes["PublicTest"][0, -1] == 1
+    assert votes["Training"].dtype == np.float32
+
+
+BAD_VOTES = {
+    "a column missing": (HEADER.replace(",fear", "") + "\n", ["columns must be", "none for fear"]),
+    "no votes": (
+        HEADER + "\nTraining,a,1,0,0,0,0,0,0,0,0,0\nTraining,b,0,0,0,0,0,0,0,0,0,0",
+        ["line 3", "count votes"],
+    ),
+    "no number": (HEADER + "\nTraining,a,one,0,0,0,0,0,0,0,0,0", ["line 2", "one"]),
+    "a negative number": (HEADER + "\nTraining,a,-1,9,0,0,0,0,0,0,0,0", ["line 2", "-1"]),
+    "another split": (HEADER + "\ntest,a,1,0,0,0,0,0,0,0,0,0", ["line 2", "Training, PublicTest, PrivateTest", "test"]),
+    "nothing": ("", ["must be a CSV", "No columns"]),
+    "a row too long": (HEADER + "\nTraining" + ",1" * 11 + "\nTraining" + ",1" * 15, ["must be a CSV"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VOTES)
+def test_bad_votes(tmp_path, case):
+    text, named = BAD_VOTES[case]
+    path = tmp_path / "fer2013new.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="fer2013new.csv") as caught:
+        lp.load_votes(path)
+    assert all(word in str(caught.value) for word in named) and "\n" not in str(caught.value), caught.value
+
+
+def test_no_votes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="github.com/microsoft/FERPlus"):
+        lp.load_votes(tmp_path / "fer2013new.csv")
+
+
 def test_stratified_split_holds_out_the_fraction_of_every_emotion():
     emotions = np.repeat([0, 1, 3, 6], [100, 50, 10, 1])
     kept, held_out = lp.stratified_split(emotions, 0.2, seed=3)

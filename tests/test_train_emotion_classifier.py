@@ -12,15 +12,16 @@ import types
 from pathlib import Path
 
 import cv2
+import h5py
 import keras
 import numpy as np
 import pytest
 
 import drawn_faces
 import train_emotion_classifier as train
-from load_and_process import EMOTIONS, SPLITS, Split, exit_status, preprocess_images
+from load_and_process import EMOTIONS, SPLITS, VOTES, Split, exit_status, preprocess_images
 from models.checkpoint import load_checkpoint
-from models.cnn import NETWORKS
+from models.cnn import EMOTION_MAPS, NETWORKS
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "tiny_XCEPTION"
@@ -391,23 +392,37 @@ def numbered(emotions):
 
 def test_validates_on_public_test_where_there_is_one():
     data = {split: numbered([number] * 3) for number, split in enumerate(SPLITS)}
-    kept, validation, name = train.training_and_validation(data, 0)
-    assert (kept, validation, name) == (data["Training"], data["PublicTest"], "PublicTest")
+    chosen, validation, name, calibration = train.divide(data, 0)
+    assert (chosen.tolist(), validation, name) == ([0, 1, 2], data["PublicTest"], "PublicTest")
+    assert len(calibration.faces) == 0  # too few to fit anything to
 
 
 def test_else_validates_on_a_stratified_tenth_of_training():
     data = {"Training": numbered([0] * 100 + [3] * 30), "PrivateTest": numbered([0])}
-    kept, validation, _ = train.training_and_validation(data, 0)
+    chosen, validation, _, calibration = train.divide(data, 0)
     assert np.bincount(validation.emotions).tolist() == [10, 0, 0, 3]
-    assert np.bincount(kept.emotions).tolist() == [90, 0, 0, 27]
-    numbers = [int(face[0, 0, 0]) for part in (kept, validation) for face in part.faces]
-    assert sorted(numbers) == list(range(130))
+    assert np.bincount(data["Training"].emotions[chosen]).tolist() == [90, 0, 0, 27]
+    assert sorted([*chosen, *validation.faces[:, 0, 0, 0]]) == list(range(130))
+    assert calibration is validation
+
+
+def test_holds_out_faces_to_calibrate_on(monkeypatch):
+    monkeypatch.setattr(train, "smallest_calibration", 6)
+    monkeypatch.setattr(train, "calibration_fraction", 0.1)
+    data = {"Training": numbered([0] * 40 + [3] * 20), "PublicTest": numbered([1])}
+    data["Training"].faces[1:3] = data["Training"].faces[0]  # what repeats a face held out is not learnt from, either
+    chosen, _, _, calibration = train.divide(data, 2)
+    assert np.bincount(calibration.emotions).tolist() == [4, 0, 0, 2]
+    apart = {face.tobytes() for face in calibration.faces} & {data["Training"].faces[i].tobytes() for i in chosen}
+    assert not apart and 52 <= len(chosen) <= 54
+    monkeypatch.setattr(train, "calibration_fraction", 0)
+    assert len(train.divide(data, 2)[0]) == 60
 
 
 @pytest.mark.parametrize("data", [{}, {"PublicTest": numbered([1])}, {"Training": numbered([0, 1])}])
 def test_too_little_to_train_on(data):
     with pytest.raises(ValueError, match="Training") as caught:
-        train.training_and_validation(data, 0)
+        train.divide(data, 0)
     assert "\n" not in str(caught.value)
 
 
@@ -532,6 +547,14 @@ def test_augment_moves_pixels(only, case):
     assert (image == -1).sum() == 80
 
 
+def test_strength_multiplies_the_settings(only):
+    only(rotation=45.0, contrast=0.1, brightness=0.1, erasing=0.1)
+    face = np.zeros((1, 9, 9, 1), np.uint8)
+    face[0, 1, 7] = 255
+    np.testing.assert_array_equal(train.augment(face, Highest(), 0), preprocess_images(face))
+    assert train.augment(face, Highest(), 2)[0, 1, 1, 0] == 1  # a quarter turn
+
+
 def test_contrast_and_brightness_by_hand(only):
     only(contrast=0.5, brightness=0.25)
     face = np.array([0, 51, 102, 204], np.uint8).reshape(1, 2, 2, 1)  # -1, -0.6, -0.2, 0.6
@@ -555,7 +578,7 @@ def test_batches_follow_from_seed_epoch_and_batch():
     batches = {}
     for seed, epoch, batch in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]:
         for _ in range(2):
-            sequence = train.AugmentedFaces(faces, emotions, 8, seed)
+            sequence = train.AugmentedFaces(faces, np.eye(7, dtype=np.float32)[emotions], 8, seed)
             sequence.epoch = epoch
             images, labels = sequence[batch]
             assert images.shape == (8, 9, 9, 1) and labels.shape == (8, 7) and (labels.sum(axis=1) == 1).all()
@@ -567,7 +590,7 @@ def test_batches_follow_from_seed_epoch_and_batch():
 
 def test_every_face_at_most_once_an_epoch(only):
     only()
-    sequence = train.AugmentedFaces(numbered([0] * 30).faces, np.arange(30) % 7, 8, seed=0)
+    sequence = train.AugmentedFaces(numbered([0] * 30).faces, np.eye(7)[np.arange(30) % 7], 8, seed=0)
     assert len(sequence) == 3
     orders = set()
     for epoch in range(3):
@@ -581,12 +604,96 @@ def test_every_face_at_most_once_an_epoch(only):
 
 
 def test_fewer_faces_than_a_batch():
-    sequence = train.AugmentedFaces(random_faces(5), np.arange(5), 128, seed=0)
+    sequence = train.AugmentedFaces(random_faces(5), np.eye(7)[:5], 128, seed=0)
     assert len(sequence) == 1 and len(sequence[0][0]) == 5
 
 
 # ------------------------------------------------------------------------------------------------------------
-# A teacher
+# Votes, a teacher, calibration
+
+
+def votes_csv(path, emotions, split="Training"):
+    """FER+'s votes as its annotators might have cast them: six in ten for the emotion, four for the neighbour."""
+    columns = [
+        VOTES.index(name) for name in ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    ]
+    lines = [",".join(("Usage", "Image name", *VOTES))]
+    for emotion in emotions:
+        counts = [0] * len(VOTES)
+        counts[columns[emotion]], counts[columns[(emotion + 1) % 7]] = 6, 4
+        lines.append(",".join((split, "fer.png", *map(str, counts))))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_votes_are_part_of_the_labels(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "votes_share", 0.25)
+    emotions = np.arange(70) % 7
+    split = Split(random_faces(70), emotions)
+    np.testing.assert_array_equal(train.labels_of(split, None), np.eye(7)[emotions])
+    changed = emotions.copy()
+    changed[:7] = 3  # an annotator whose votes say otherwise
+    labels = train.labels_of(Split(split.faces, changed), votes_csv(tmp_path / "votes.csv", emotions))
+    assert (labels.dtype, labels.shape) == (np.float32, (70, 7))
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+    assert 0.75 < labels[0, 3] < 0.95 and 0.02 < labels[0, 0] < 0.25  # one's label, then all the others'
+    assert (labels[7:].argmax(axis=1) == emotions[7:]).all()
+
+
+def test_votes_on_other_faces(tmp_path, capsys, faces_csv):
+    emotions = np.repeat(np.arange(7), PER_EMOTION["Training"])
+    arguments = ["--dataset", faces_csv, "--output-dir", tmp_path / "models", "--votes"]
+    some_split = votes_csv(tmp_path / "short.csv", emotions[1:])
+    shuffled = votes_csv(tmp_path / "shuffled.csv", np.random.default_rng(5).permutation(emotions))
+    for votes, named in (
+        (some_split, ["row for row", "found 55 rows for 56"]),
+        (shuffled, ["same images", "of the labels fit"]),
+        (tmp_path / "nobody.csv", ["does not exist", "FERPlus"]),
+    ):
+        status, lines = refused(capsys, *SMALL, *arguments, votes)
+        assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named), lines
+    assert not (tmp_path / "models").exists()
+
+
+def test_learning_from_votes(tmp_path, faces_csv):
+    with faces_csv.open() as file:
+        emotions = [int(row["emotion"]) for row in csv.DictReader(file) if row["Usage"] == "Training"]
+    votes = votes_csv(tmp_path / "fer2013new.csv", emotions)
+    assert run_csv(tmp_path / "models", faces_csv, "--epochs", 1, "--votes", votes) == 0
+    settings = json.loads((tmp_path / "models" / f"{NETWORK}.settings.json").read_text())
+    assert settings["votes"] == "fer2013new.csv" and settings["augmentation"] == train.augmentation[NETWORK]
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def test_calibration_finds_the_temperature(monkeypatch):
+    """Labels drawn at three times a network's logits are likeliest at a third of temperature 1."""
+    keras.utils.set_random_seed(0)
+    model = NETWORKS[NETWORK]((32, 32, 1), 7)
+    last = model.get_layer(EMOTION_MAPS)
+    last.set_weights([20 * weight for weight in last.get_weights()])
+    faces = random_faces(4000, 32, 32)
+    faces[::2] //= 4
+    before = model.predict(preprocess_images(faces), verbose=0)
+    surer = softmax(3 * np.log(before))
+    drawn = (np.random.default_rng(0).random((4000, 1)) < surer.cumsum(axis=1)).argmax(axis=1)
+    temperature = train.calibrate(model, Split(faces, drawn))
+    assert temperature == pytest.approx(1 / 3, rel=0.1)
+    after = model.predict(preprocess_images(faces), verbose=0)
+    np.testing.assert_allclose(after, softmax(np.log(before) / temperature), atol=1e-4)
+    assert train.calibrate(model, Split(faces, drawn)) == pytest.approx(1, rel=0.05)  # once is enough
+    assert train.calibrate(model, Split(faces[:100], drawn[:100])) == 1
+
+
+def test_checkpoints_are_calibrated(tmp_path, faces_csv, monkeypatch):
+    monkeypatch.setattr(train, "smallest_calibration", 5)
+    monkeypatch.setattr(train, "calibration_fraction", 0.15)
+    monkeypatch.setattr(train, "calibrate", lambda model, held_out: len(held_out.faces) / 2)
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1) == 0
+    with h5py.File(tmp_path / checkpoints(tmp_path)[0]) as file:
+        assert file.attrs["temperature"] == 3.5  # seven faces
 
 
 def test_a_teachers_answers_are_part_of_the_labels(monkeypatch):
@@ -597,7 +704,9 @@ def test_a_teachers_answers_are_part_of_the_labels(monkeypatch):
         shown.append(images)
         return np.full((len(images), 7), 1 / 7, np.float32)
 
-    images, labels = train.AugmentedFaces(random_faces(8), np.full(8, 2), 8, 0, teach)[0]
+    images, labels = train.AugmentedFaces(
+        random_faces(8), np.eye(7, dtype=np.float32)[np.full(8, 2)], 8, 0, teach=teach
+    )[0]
     assert shown[0] is images  # as the network sees them
     np.testing.assert_allclose(labels, np.tile(0.75 * np.eye(7)[2] + 0.25 / 7, (8, 1)), rtol=1e-6)
 
