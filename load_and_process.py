@@ -16,11 +16,13 @@ import hashlib
 import json
 import math
 import os
+import struct
 import sys
 import traceback
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -68,24 +70,42 @@ FER2013 comes from Kaggle, which asks for a login; either form will do (see fer2
 challenges-in-representation-learning-facial-expression-recognition-challenge
 Without it, `--dataset drawn` works at once, on drawn faces."""
 
-CACHE_VERSION = 1  # raise it when the same source is to give other arrays
+CACHE_VERSION = 2  # raise it when the same source is to give other arrays
 ROWS_PER_BATCH = 64  # half a megabyte of CSV, which the processor's cache holds
+IMAGES_PER_BATCH = 512  # decoded side by side
+IN_MEMORY = 2**28  # bytes of faces; more stay in the cache's file, and the system brings in what is looked at
+UNREADABLE = 0.01  # share of the images of a folder that may be unreadable; they are named and left out
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) + ((lzma.LZMAError,) if lzma else ())
 
 
 class Split(NamedTuple):
-    """Faces uint8 (n, height, width, 1) and their emotions int64 (n,), numbers that index EMOTIONS."""
+    """Faces uint8 (n, height, width, 1) and their emotions int64 (n,), numbers that index `Dataset.emotions`."""
 
     faces: np.ndarray
     emotions: np.ndarray
 
 
-# Of all images of a source: indices of SPLITS (n,), emotions (n,), faces (n, height, width, 1).
+class Dataset(dict[str, Split]):
+    """The splits that a data set has, by their names and in the order of SPLITS.
+
+    Attributes:
+        emotions: The labels that the numbers in the splits index: EMOTIONS, or those of a folder of another kind,
+            the ones that FER2013 knows first, in its order, then the others by the alphabet.
+    """
+
+    def __init__(self, splits: dict[str, Split], emotions: Sequence[str] = EMOTIONS):
+        super().__init__(splits)
+        self.emotions = tuple(emotions)
+
+
+# Of images of a source: indices of SPLITS (n,), emotions (n,), faces (n, height, width, 1).
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size) -> dict[str, Split]:
+def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size) -> Dataset:
     """Load a data set: from its source the first time, then from a cache written beside it.
+
+    Many faces (`IN_MEMORY`) stay in the cache's file, so they may be more than the memory holds.
 
     Args:
         dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz);
@@ -94,7 +114,7 @@ def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int,
         image_size: Height and width of the faces in pixels; images of another size are resized.
 
     Returns:
-        The splits that the data set has, in the order of SPLITS.
+        `Dataset`: a dict of the splits that it has, with the labels of its emotions.
 
     Raises:
         FileNotFoundError: There is nothing at `dataset_path`.
@@ -105,19 +125,24 @@ def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int,
     if str(dataset_path) == "drawn":
         from drawn_faces import draw_dataset
 
-        return {split: Split(*draw) for split, draw in draw_dataset(image_size=image_size, seed=0).items()}
+        return Dataset({split: Split(*draw) for split, draw in draw_dataset(image_size=image_size, seed=0).items()})
 
     source = find_source(dataset_path)
-    images = _list_images(source) if source.is_dir() else []
+    images, emotions = _list_images(source) if source.is_dir() else ([], EMOTIONS)
     cache = source / "faces.cache.npz" if images else source.with_name(f"{source.name}.cache.npz")
     key = _cache_key(source, images, image_size)
     arrays = _read_cache(cache, key)
+    if arrays is not None and (missing := len(images) - len(arrays[0])) > 0:
+        left_out = f"notice: {missing} of {len(images):,} images are left out; they could not be read"
+        print(f"{left_out} (delete {cache} to see which)", file=sys.stderr)
     if arrays is None:
-        arrays = _read_images(images, image_size) if images else _read_csv(source, image_size)
-        _write_cache(cache, key, arrays)
-    which, emotions, faces = arrays
-    masks = {split: which == number for number, split in enumerate(SPLITS)}
-    return {split: Split(faces[mask], emotions[mask]) for split, mask in masks.items() if mask.any()}
+        arrays = _read_and_cache(cache, key, source, images, image_size)
+    which, numbers, faces = arrays
+    ends = np.cumsum([(which == number).sum() for number in range(len(SPLITS))])
+    places = {split: slice(start, end) for split, start, end in zip(SPLITS, (0, *ends), ends, strict=False)}
+    return Dataset(
+        {split: Split(faces[at], numbers[at]) for split, at in places.items() if at.start < at.stop}, emotions
+    )
 
 
 def find_source(dataset_path: str | Path) -> Path:
@@ -180,7 +205,7 @@ def spelled(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
 
 
 def _read_csv(path: Path, image_size: tuple[int, int]) -> Arrays:
-    """Return the images in the order of the rows."""
+    """Return the images by their splits, in the order of the rows."""
     from tqdm import tqdm
 
     splits, emotions, faces, side = [], [], [], 0
@@ -205,7 +230,11 @@ def _read_csv(path: Path, image_size: tuple[int, int]) -> Arrays:
             raise ValueError(f"{path} must be whole; found damage ({error}): download it again") from error
     if not faces:
         raise ValueError(f"{path}: a CSV must have a row per image; found only its header: download it again")
-    return np.array(splits), np.array(emotions, np.int64), np.concatenate(faces)
+    order = np.argsort(splits, kind="stable")
+    faces = np.concatenate(faces)
+    if (np.diff(order) != 1).any():  # most files have their splits one after the other
+        faces = faces[order]
+    return np.array(splits)[order], np.array(emotions, np.int64)[order], faces
 
 
 def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
@@ -316,48 +345,82 @@ def _pixel_fault(path: Path, lines: Sequence[int], rows: Sequence[bytes], side: 
 # Folders of images
 
 
-def _list_images(folder: Path) -> list[tuple[int, int, Path]]:
-    """Return (index of SPLITS, emotion, path) of every image in `folder`."""
-    images = []
+def _list_images(folder: Path) -> tuple[list[tuple[int, int, Path]], tuple[str, ...]]:
+    """Return (index of SPLITS, emotion, path) of every image in `folder`, by split, and the emotions."""
+    found: list[tuple[int, str, Path]] = []
+    own: dict[str, Path] = {}  # emotions that FER2013 does not know
     for split_folder in _subfolders(folder):
         split = spelled(split_folder.name, SPLIT_FOLDERS)
+        names: dict[str, Path] = {}
         for emotion_folder in _subfolders(split_folder) if split else ():
-            emotion = spelled(emotion_folder.name, EMOTION_FOLDERS)
-            if emotion is None:
-                raise ValueError(
-                    f"{emotion_folder}: a folder must be named after one of {', '.join(EMOTIONS)}; found "
-                    f"{emotion_folder.name!r}: rename it or move it away"
-                )
-            names = [name for name in sorted(os.listdir(emotion_folder)) if not name.startswith(".")]
-            paths = [emotion_folder / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+            name = emotion_folder.name.casefold()
+            emotion = spelled(name, EMOTION_FOLDERS)
+            for known in (names, *([] if emotion else [own])):
+                other = known.setdefault(name, emotion_folder)
+                if other != emotion_folder and (known is names or other.name != emotion_folder.name):
+                    raise ValueError(
+                        f"{emotion_folder}: emotions must differ by more than capitals; found {other} as well: "
+                        "rename one of them"
+                    )
+            files = [file for file in sorted(os.listdir(emotion_folder)) if not file.startswith(".")]
+            paths = [emotion_folder / file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
             if not paths:
                 raise ValueError(
                     f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); "
                     "found none: fill it or remove it"
                 )
-            images += [(SPLITS.index(split), EMOTIONS.index(emotion), path) for path in paths]
-    if not images:
+            found += [(SPLITS.index(split), emotion or emotion_folder.name, path) for path in paths]
+    if not found:
         raise ValueError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill it")
-    return images
+    labels = {emotion for _, emotion, _ in found}
+    emotions = (*(emotion for emotion in EMOTIONS if emotion in labels), *sorted(labels - set(EMOTIONS)))
+    number = {emotion: place for place, emotion in enumerate(emotions)}
+    found.sort(key=lambda image: image[0])
+    return [(split, number[emotion], path) for split, emotion, path in found], emotions
 
 
-def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Arrays:
-    """Return the images in the order of the list."""
+def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Iterator[Arrays]:
+    """Yield the images in the order of the list, without those that can't be read, some hundreds at a time."""
     from tqdm import tqdm
 
-    splits, emotions, paths = zip(*images, strict=True)
-    faces = np.empty((len(paths), *image_size, 1), np.uint8)
-    for face, path in zip(faces, tqdm(paths, desc="images", leave=False, disable=None), strict=True):
-        content = np.fromfile(path, np.uint8)
+    unreadable: list[Path] = []
+    bar = tqdm(total=len(images), desc="images", leave=False, disable=None)
+    with ThreadPoolExecutor() as pool, bar:
+        for start in range(0, len(images), IMAGES_PER_BATCH):
+            batch = images[start : start + IMAGES_PER_BATCH]
+            faces = list(pool.map(lambda image: _read_image(image[2], image_size), batch))
+            unreadable += [path for (_, _, path), face in zip(batch, faces, strict=True) if face is None]
+            if len(unreadable) > UNREADABLE * len(images):
+                more = f", the last of {len(unreadable)}" if len(unreadable) > 1 else ""
+                raise ValueError(
+                    f"{unreadable[-1]}: an image must be readable; found {_size(unreadable[-1])} other bytes{more}: "
+                    f"replace or remove it (of many images, {UNREADABLE:.0%} may be unreadable)"
+                )
+            read = [(*image[:2], face) for image, face in zip(batch, faces, strict=True) if face is not None]
+            splits, emotions, faces = zip(*read, strict=True) if read else ((), (), np.empty((0, *image_size, 1)))
+            yield np.array(splits, np.int64), np.array(emotions, np.int64), np.array(faces, np.uint8)
+            bar.update(len(batch))
+    if unreadable:
+        named = ", ".join(map(str, unreadable[:20])) + (", ..." if len(unreadable) > 20 else "")
+        print(
+            f"notice: {len(unreadable)} of {len(images):,} images can't be read and are left out: {named}",
+            file=sys.stderr,
+        )
+
+
+def _read_image(path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
+    """Return an image file as a face, or None where it can't be read."""
+    try:
         # Colour is 8 bits and upright whatever the file has, and then turns grey as a camera's frame does.
-        try:
-            image = cv2.imdecode(content, cv2.IMREAD_COLOR)
-        except cv2.error:  # an empty file, or one that claims to be huge
-            image = None
-        if image is None:
-            raise ValueError(f"{path}: an image must be readable; found {content.size} other bytes: replace it")
-        face[...] = resize_face(image, image_size)
-    return np.array(splits), np.array(emotions, np.int64), faces
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, OSError):  # an empty file, or one that claims to be huge; one that may not be read
+        image = None
+    return None if image is None else resize_face(image, image_size)
+
+
+def _size(path: Path) -> int:
+    """Return a file's bytes."""
+    return path.stat().st_size
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -373,25 +436,68 @@ def _cache_key(source: Path, images: list[tuple[int, int, Path]], image_size: tu
     return json.dumps([CACHE_VERSION, *image_size, listing.hexdigest()])
 
 
+def _read_and_cache(
+    cache: Path, key: str, source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]
+) -> Arrays:
+    """Read a source and write its cache; where that can't be written, say so and keep all in memory."""
+    table = None if images else _read_csv(source, image_size)
+    count = len(images) if images else len(table[0])
+    try:
+        _write_cache(cache, key, (count, *image_size, 1), _read_images(images, image_size) if images else [table])
+        arrays = _read_cache(cache, key)
+    except OSError as error:
+        print(f"notice: no cache written, so the next start reads the data again ({error})", file=sys.stderr)
+        arrays = None
+    if arrays is None:
+        parts = _read_images(images, image_size) if images else [table]
+        arrays = tuple(map(np.concatenate, zip(*parts, strict=True)))
+    return arrays
+
+
 def _read_cache(cache: Path, key: str) -> Arrays | None:
     """Return what _write_cache was given, or None when the cache is missing, outdated or damaged."""
     try:
         with np.load(cache) as arrays:  # reading an array checks its CRC
-            if arrays["key"].item() == key:
-                return arrays["splits"], arrays["emotions"], arrays["faces"]
+            if arrays["key"].item() != key:
+                return None
+            splits, emotions = arrays["splits"], arrays["emotions"]
+        with zipfile.ZipFile(cache) as archive:
+            member = archive.getinfo("faces.npy")
+            with archive.open(member) as stream:
+                np.lib.format.read_magic(stream)
+                shape, _, _ = np.lib.format.read_array_header_1_0(stream)
+                header = stream.tell()
+                while stream.read(1 << 20):  # to the end, where the CRC is checked
+                    pass
+        with cache.open("rb") as file:
+            file.seek(member.header_offset + 26)
+            start = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
+        faces = np.memmap(cache, np.uint8, "c", start, shape)  # private: what is changed in memory stays there
+        return splits, emotions, faces if faces.size > IN_MEMORY else np.array(faces)
     except Exception:  # a damaged file can fail in any way, and the source still has everything
-        pass
-    return None
+        return None
 
 
-def _write_cache(cache: Path, key: str, arrays: Arrays) -> None:
-    """Write the arrays whole or not at all; where that fails, say so and go on."""
-    splits, emotions, faces = arrays
-    try:
-        with replacing(cache) as partial, partial.open("wb") as file:
-            np.savez(file, key=np.array(key), splits=splits, emotions=emotions, faces=faces)
-    except OSError as error:
-        print(f"notice: no cache written, so the next start reads the data again ({error})", file=sys.stderr)
+def _write_cache(cache: Path, key: str, shape: tuple[int, ...], parts: Iterable[Arrays]) -> None:
+    """Write the arrays of a source, a part after the other, whole or not at all; `shape` has room for all faces."""
+    splits, emotions, count = [], [], 0
+    with replacing(cache) as partial, zipfile.ZipFile(partial, "w") as archive:
+        with archive.open("faces.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for part_splits, part_emotions, faces in parts:
+                splits.append(part_splits)
+                emotions.append(part_emotions)
+                file.write(faces.data if faces.size else b"")
+                count += len(faces)
+            for _ in range(count, shape[0]):  # in place of those that could not be read
+                file.write(bytes(math.prod(shape[1:])))
+        for name, array in (
+            ("key", np.array(key)),
+            ("splits", np.concatenate(splits)),
+            ("emotions", np.concatenate(emotions)),
+        ):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -533,14 +639,19 @@ def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.n
     Returns:
         bool (n,).
     """
-    seen = {face.tobytes() for face in others} if others is not None else set()
+    seen = {_digest(face) for face in others} if others is not None else set()
     found = np.zeros(len(faces), bool)
     for index, face in enumerate(faces):
-        pixels = face.tobytes()
-        found[index] = pixels in seen
+        digest = _digest(face)
+        found[index] = digest in seen
         if others is None:
-            seen.add(pixels)
+            seen.add(digest)
     return found
+
+
+def _digest(face: np.ndarray) -> bytes:
+    """Return what stands for a face's bytes in 16 of them."""
+    return hashlib.blake2b(np.ascontiguousarray(face), digest_size=16).digest()
 
 
 def count_duplicates(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
@@ -564,16 +675,16 @@ def count_duplicates(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
 # Script
 
 
-def format_table(splits: dict[str, Split]) -> str:
+def format_table(splits: Dataset) -> str:
     """Return a table of images per emotion and split, and of duplicates."""
 
     def line(label, *cells):
         return f"{label:<20}" + "".join(f"{cell:>13}" for cell in cells)
 
     names, duplicates = list(splits), count_duplicates(splits)
-    counts = np.stack([np.bincount(split.emotions, minlength=len(EMOTIONS)) for split in splits.values()])
+    counts = np.stack([np.bincount(split.emotions, minlength=len(splits.emotions)) for split in splits.values()])
     lines = [line("", *names, "all")]
-    lines += [line(emotion, *row, row.sum()) for emotion, row in zip(EMOTIONS, counts.T, strict=True)]
+    lines += [line(emotion, *row, row.sum()) for emotion, row in zip(splits.emotions, counts.T, strict=True)]
     lines += [line("all", *counts.sum(axis=1), counts.sum()), ""]
     lines += [line("repeated within", *(duplicates[name, name] for name in names))]
     for place, first in enumerate(names[:-1], 1):
@@ -584,23 +695,25 @@ def format_table(splits: dict[str, Split]) -> str:
     return "\n".join(lines)
 
 
-def draw_overview(splits: dict[str, Split], path: Path) -> None:
+def draw_overview(splits: Dataset, path: Path) -> None:
     """Write a picture of some faces of every emotion, drawn by chance, and of the balance of the classes."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     height, width = next(iter(splits.values())).faces.shape[1:3]
-    faces, emotions = (np.concatenate(parts) for parts in zip(*splits.values(), strict=True))
-    rows, columns, gap, rng = len(EMOTIONS), 12, 2, np.random.default_rng(0)
+    emotions = np.concatenate([split.emotions for split in splits.values()])
+    origin = [(split.faces, index) for split in splits.values() for index in range(len(split.faces))]
+    rows, columns, gap, rng = len(splits.emotions), 12, 2, np.random.default_rng(0)
     sheet = np.full((rows, height + gap, columns, width + gap), 255, np.uint8)
     for emotion, row in enumerate(sheet):
         chosen = rng.permutation(np.flatnonzero(emotions == emotion))[:columns]
-        row[:height, : len(chosen), :width] = faces[chosen, :, :, 0].swapaxes(0, 1)
+        for column, (faces, index) in enumerate(origin[place] for place in chosen):
+            row[:height, column, :width] = faces[index, :, :, 0]
     sheet = sheet.reshape(rows * (height + gap), columns * (width + gap))
 
-    figure = Figure(figsize=(12, 4.75), layout="constrained", dpi=150)
+    figure = Figure(figsize=(12, 1.2 + rows / 2), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
     left.imshow(sheet, "gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows - 0.5, -0.5))
-    left.set(xticks=[], yticks=range(rows), yticklabels=EMOTIONS)
+    left.set(xticks=[], yticks=range(rows), yticklabels=splits.emotions)
     total = np.zeros(rows, int)
     for (name, split), colour in zip(splits.items(), ("#0072B2", "#E69F00", "#009E73"), strict=False):
         counts = np.bincount(split.emotions, minlength=rows)

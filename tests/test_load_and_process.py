@@ -305,9 +305,8 @@ def test_a_folder_and_a_frame_give_the_same_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("happy/broken.jpg", b"not an image", "an image must be readable; found 12 other bytes: replace it"),
-        ("happy/empty.png", b"", "an image must be readable; found 0 other bytes: replace it"),
-        ("contempt/a.png", b"", "must be named after one of angry.*found 'contempt': rename it"),
+        ("happy/broken.jpg", b"not an image", "an image must be readable; found 12 other bytes: replace or remove it"),
+        ("happy/empty.png", b"", "an image must be readable; found 0 other bytes: replace or remove it"),
         ("sad/notes.txt", b"none yet", "an emotion's folder must hold images .*found none: fill it"),
     ],
 )
@@ -321,6 +320,82 @@ def test_refuses_a_bad_folder(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
     assert str(path if name.startswith("happy") else path.parent) in str(caught.value)
     assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_other_emotions_than_fer2013s(tmp_path):
+    names = ["calm", "sadness", "Bored", "joy", "anger", "été"]
+    for value, name in enumerate(names):
+        write_image(tmp_path / "train" / name / "a.png", grey(value))
+    write_image(tmp_path / "test" / "Bored" / "a.png", grey(100))
+    for _ in range(2):  # from the folder, then from the cache
+        splits = load_fer2013_data(tmp_path, SIZE)
+        assert splits.emotions == (
+            "angry",
+            "happy",
+            "sad",
+            "Bored",
+            "calm",
+            "été",
+        )  # FER2013's order, then the alphabet's
+        train = splits["Training"]
+        shown = {int(face[0, 0, 0]): splits.emotions[n] for face, n in zip(train.faces, train.emotions, strict=True)}
+        assert shown == dict(enumerate(["calm", "sad", "Bored", "happy", "angry", "été"]))
+        assert [splits.emotions[n] for n in splits["PrivateTest"].emotions] == ["Bored"]
+    table = lp.format_table(splits)
+    assert all(any(line.split()[0] == emotion for line in table.splitlines() if line) for emotion in splits.emotions)
+    lp.draw_overview(splits, tmp_path / "overview.png")
+    assert (tmp_path / "overview.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("first", "second"), [("train/angry", "train/Angry"), ("train/Bored", "test/bored")])
+def test_refuses_emotions_that_differ_in_capitals_only(tmp_path, first, second):
+    for name in (first, second):
+        write_image(tmp_path / name / "a.png", grey(1))
+    if len(list(tmp_path.glob("*/*"))) < 2:
+        pytest.skip("a file system to which both are one")
+    assert_refused(tmp_path, "must differ by more than capitals; found .* as well: rename one of them")
+
+
+def test_the_same_emotion_may_be_spelled_otherwise_in_another_split(tmp_path):
+    for name in ("train/Angry", "train/anger", "test/ANGRY"):
+        write_image(tmp_path / name / "a.png", grey(1))
+    splits = load_fer2013_data(tmp_path, SIZE)
+    assert splits.emotions == ("angry",) and len(splits["Training"].faces) == 2
+
+
+def test_leaves_out_a_few_unreadable_images(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(lp, "IMAGES_PER_BATCH", 30)
+    for value in range(198):
+        write_image(tmp_path / ("test" if value < 20 else "train") / "happy" / f"{value:03}.png", grey(value))
+    (tmp_path / "train" / "happy" / "050x.png").write_bytes(b"no image")
+    write_image(tmp_path / "train" / "sad" / "a.png", grey(250))
+    (tmp_path / "train" / "happy" / "197x.png").write_bytes(b"")
+    for told in (
+        ["notice: 2 of 201 images can't be read", "050x.png", "197x.png"],
+        ["notice: 2 of 201 images", "delete"],
+    ):
+        splits = load_fer2013_data(tmp_path, SIZE)
+        err = capsys.readouterr().err
+        assert all(word in err for word in told) and err.count("\n") == 1
+        assert splits["Training"].faces[:, 0, 0, 0].tolist() == [*range(20, 198), 250]
+        assert splits["Training"].emotions.tolist() == [0] * 178 + [1]
+        assert splits["PrivateTest"].faces[:, 0, 0, 0].tolist() == list(range(20))
+    (tmp_path / "train" / "happy" / "z.png").write_bytes(b"no image")
+    cache_of(tmp_path).unlink()
+    assert_refused(
+        tmp_path, "z.png: an image must be readable; found 8 other bytes, the last of 3: .*1% may be unreadable"
+    )
+
+
+def test_many_faces_stay_in_the_cache(source, monkeypatch):
+    inside = load_fer2013_data(source, SIZE)
+    monkeypatch.setattr(lp, "IN_MEMORY", 0)
+    mapped = load_fer2013_data(source, SIZE)
+    assert_same(mapped, inside)
+    for split in mapped:
+        assert isinstance(mapped[split].faces, np.memmap) and not isinstance(inside[split].faces, np.memmap)
+        mapped[split].faces[:] = 7  # changes no file
+    assert_same(load_fer2013_data(source, SIZE), inside)
 
 
 def test_refuses_a_folder_without_images(tmp_path):
@@ -435,11 +510,13 @@ def refuse_replace(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def refuse_savez(*_, **__):
+def refuse_write(*_, **__):
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
-@pytest.mark.parametrize(("owner", "name", "refuse"), [(os, "replace", refuse_replace), (np, "savez", refuse_savez)])
+@pytest.mark.parametrize(
+    ("owner", "name", "refuse"), [(os, "replace", refuse_replace), (np.lib.format, "write_array", refuse_write)]
+)
 def test_a_cache_that_cannot_be_written_is_one_notice(source, monkeypatch, capsys, owner, name, refuse):
     monkeypatch.setattr(owner, name, refuse)
     assert "Training" in load_fer2013_data(source, SIZE)
@@ -547,7 +624,7 @@ def test_resize_face_refuses(image):
 # Splits and duplicates
 
 
-HEADER = "Usage,Image name," + ",".join(lp.VOTES)
+VOTES_HEADER = "Usage,Image name," + ",".join(lp.VOTES)
 
 
 def test_votes_by_split(tmp_path):
@@ -557,7 +634,7 @@ def test_votes_by_split(tmp_path):
         "Training,fer1.png,0,9,0,0,0,0,0,0,0,0",
         "PublicTest,,0,0,0,0,0,0,0,0,0,5",
     ]
-    path.write_text("\n".join([HEADER, *rows]))
+    path.write_text("\n".join([VOTES_HEADER, *rows]))
     votes = lp.load_votes(path)
     assert {split: votes[split].shape for split in votes} == {
         "Training": (2, 10),
@@ -570,16 +647,19 @@ def test_votes_by_split(tmp_path):
 
 
 BAD_VOTES = {
-    "a column missing": (HEADER.replace(",fear", "") + "\n", ["columns must be", "none for fear"]),
+    "a column missing": (VOTES_HEADER.replace(",fear", "") + "\n", ["columns must be", "none for fear"]),
     "no votes": (
-        HEADER + "\nTraining,a,1,0,0,0,0,0,0,0,0,0\nTraining,b,0,0,0,0,0,0,0,0,0,0",
+        VOTES_HEADER + "\nTraining,a,1,0,0,0,0,0,0,0,0,0\nTraining,b,0,0,0,0,0,0,0,0,0,0",
         ["line 3", "count votes"],
     ),
-    "no number": (HEADER + "\nTraining,a,one,0,0,0,0,0,0,0,0,0", ["line 2", "one"]),
-    "a negative number": (HEADER + "\nTraining,a,-1,9,0,0,0,0,0,0,0,0", ["line 2", "-1"]),
-    "another split": (HEADER + "\ntest,a,1,0,0,0,0,0,0,0,0,0", ["line 2", "Training, PublicTest, PrivateTest", "test"]),
+    "no number": (VOTES_HEADER + "\nTraining,a,one,0,0,0,0,0,0,0,0,0", ["line 2", "one"]),
+    "a negative number": (VOTES_HEADER + "\nTraining,a,-1,9,0,0,0,0,0,0,0,0", ["line 2", "-1"]),
+    "another split": (
+        VOTES_HEADER + "\ntest,a,1,0,0,0,0,0,0,0,0,0",
+        ["line 2", "Training, PublicTest, PrivateTest", "test"],
+    ),
     "nothing": ("", ["must be a CSV", "No columns"]),
-    "a row too long": (HEADER + "\nTraining" + ",1" * 11 + "\nTraining" + ",1" * 15, ["must be a CSV"]),
+    "a row too long": (VOTES_HEADER + "\nTraining" + ",1" * 11 + "\nTraining" + ",1" * 15, ["must be a CSV"]),
 }
 
 
