@@ -64,7 +64,8 @@ class Faces(NamedTuple):
 
     split: str
     images: np.ndarray  # uint8 (n, height, width, 1)
-    emotions: np.ndarray  # int (n,), numbers that index EMOTIONS
+    emotions: np.ndarray  # int (n,), numbers that index `labels`
+    labels: tuple[str, ...]
     in_training: np.ndarray | None  # bool (n,), byte for byte; None where the data have no Training
 
 
@@ -82,7 +83,7 @@ class Answers(NamedTuple):
     @property
     def truth(self):
         """int (n,), the columns of the true emotions."""
-        return np.array([self.emotions.index(EMOTIONS[number]) for number in self.faces.emotions])
+        return np.array([self.emotions.index(self.faces.labels[number]) for number in self.faces.emotions])
 
     @property
     def named(self):
@@ -122,7 +123,7 @@ def main(argv=None):
     sizes = [header.input_shape[:2] for header in headers]
     # largest first: the cache beside the data keeps the last size, and training reads the smallest
     data = {size: read_split(args.dataset, args.split, size) for size in sorted(set(sizes), reverse=True)}
-    emotions = shared_emotions(args.models, headers, data[sizes[0]].emotions)
+    emotions = shared_emotions(args.models, headers, data[sizes[0]])
     print(describe_split(data[max(sizes)]), flush=True)
 
     names = [path.stem for path in args.models] + ["ensemble"] * (len(args.models) > 1)
@@ -188,15 +189,15 @@ def read_split(dataset, split, size):
     if split not in data:
         raise ValueError(f"--split must be one that {dataset} has, {' or '.join(data)}; found {split}: choose another")
     in_training = find_duplicates(data[split].faces, data["Training"].faces) if "Training" in data else None
-    return Faces(split, *data[split], in_training)
+    return Faces(split, *data[split], data.emotions, in_training)
 
 
-def shared_emotions(paths, headers, numbers):
+def shared_emotions(paths, headers, faces):
     """Find the emotions that networks name, in the order of reports: as in EMOTIONS, then any others.
 
     Args:
         paths, headers: of the checkpoints.
-        numbers: int (n,), the emotions of the faces, which index EMOTIONS.
+        faces: `Faces` that they are measured on.
 
     Returns:
         tuple of labels.
@@ -211,7 +212,7 @@ def shared_emotions(paths, headers, numbers):
                 f"networks measured together must name the same emotions; {paths[0]} names {', '.join(named[0])}; "
                 f"found {path} with {', '.join(emotions)}: measure them one by one"
             )
-    shown = [EMOTIONS[number] for number in np.unique(numbers)]
+    shown = [faces.labels[number] for number in np.unique(faces.emotions)]
     if unknown := [emotion for emotion in shown if emotion not in named[0]]:
         raise ValueError(
             f"a network must know every emotion of the split; {paths[0]} names {', '.join(named[0])}; found faces that "

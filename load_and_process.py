@@ -89,13 +89,19 @@ class Dataset(dict[str, Split]):
     """The splits that a data set has, by their names and in the order of SPLITS.
 
     Attributes:
-        emotions: The labels that the numbers in the splits index: EMOTIONS, or those of a folder of another kind,
-            the ones that FER2013 knows first, in its order, then the others by the alphabet.
+        emotions: The labels that the numbers in the splits index: EMOTIONS, then the others that a folder has, by the
+            alphabet.
     """
 
     def __init__(self, splits: dict[str, Split], emotions: Sequence[str] = EMOTIONS):
         super().__init__(splits)
         self.emotions = tuple(emotions)
+
+    def compact(self) -> "Dataset":
+        """Return the same without the emotions that no split shows, the others numbered anew in the same order."""
+        shown = np.unique(np.concatenate([split.emotions for split in self.values()]))
+        splits = {name: Split(faces, np.searchsorted(shown, emotions)) for name, (faces, emotions) in self.items()}
+        return Dataset(splits, [self.emotions[number] for number in shown])
 
 
 # Of images of a source: indices of SPLITS (n,), emotions (n,), faces (n, height, width, 1).
@@ -372,8 +378,7 @@ def _list_images(folder: Path) -> tuple[list[tuple[int, int, Path]], tuple[str, 
             found += [(SPLITS.index(split), emotion or emotion_folder.name, path) for path in paths]
     if not found:
         raise ValueError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill it")
-    labels = {emotion for _, emotion, _ in found}
-    emotions = (*(emotion for emotion in EMOTIONS if emotion in labels), *sorted(labels - set(EMOTIONS)))
+    emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS)))
     number = {emotion: place for place, emotion in enumerate(emotions)}
     found.sort(key=lambda image: image[0])
     return [(split, number[emotion], path) for split, emotion, path in found], emotions
@@ -828,6 +833,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print and draw what a data set holds."""
     args = parse_args(argv)
     splits = load_fer2013_data(args.dataset)
+    if splits.emotions != EMOTIONS:  # else the absent ones of the seven are worth a line
+        splits = splits.compact()
     print(format_table(splits))
     picture = Path(__file__).resolve().parent / "fer2013" / "overview_drawn.png"
     if str(args.dataset) != "drawn":

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,7 +29,6 @@ import numpy as np
 import pandas as pd
 
 from load_and_process import (
-    EMOTIONS,
     Parser,
     Split,
     dataset,
@@ -99,6 +99,7 @@ tensorboard = False            # also write TensorBoard event files (needs: pip 
 # ------------------------------------------------------------------------------------------------------------
 
 SCHEDULES = ("cosine", "plateau")
+VALIDATED_AT_ONCE = 256  # faces
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -154,20 +155,22 @@ def main(argv=None):
         )
 
     boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
-    keras.utils.set_random_seed(args.seed)
     input_shape = (*args.image_size, 1)
-    model = build_network(args.network, input_shape, args.precision)
-    teach = load_teacher(args.teacher, tuple(args.image_size)) if args.teacher else None
-    data = load_fer2013_data(args.dataset, tuple(args.image_size))
+    NETWORKS[args.network](input_shape, 2)  # a size that it can't take is refused before the data are read
+    data = load_fer2013_data(args.dataset, tuple(args.image_size)).compact()
     chosen, validation, validated_on, calibration = divide(data, args.seed)
-    train, labels = data["Training"], labels_of(data["Training"], args.votes)
+    train, labels = data["Training"], labels_of(data, args.votes)
+    teach = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
+    keras.utils.set_random_seed(args.seed)
+    model = build_network(args.network, input_shape, len(data.emotions), args.precision)
     settings = resolved_settings(args)
     with replacing(run_file["settings.json"]) as partial:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
     print(json.dumps(settings, indent=2))
+    print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
     print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
-    batches = AugmentedFaces(train.faces[chosen], labels[chosen], args.batch_size, args.seed, args.augmentation, teach)
+    batches = AugmentedFaces(train.faces, labels, chosen, args.batch_size, args.seed, args.augmentation, teach)
     for layer in model.layers:  # statistics of the last epoch at most: small data sets have few steps in one
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, math.exp(-1 / len(batches)))
@@ -176,7 +179,8 @@ def main(argv=None):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
         metrics=["accuracy"],
     )
-    best = BestCheckpoint(build_network(args.network, input_shape, "float32"), validation, calibration, args.output_dir)
+    validated = build_network(args.network, input_shape, len(data.emotions), "float32")
+    best = BestCheckpoint(validated, validation, calibration, data.emotions, args.output_dir)
     reducers = (
         []
         if args.schedule == "cosine"
@@ -216,8 +220,9 @@ def main(argv=None):
     report = {validated_on: validation}
     if "PrivateTest" in data:
         report["PrivateTest"] = data["PrivateTest"]
-    for split, (faces, emotions) in report.items():
-        print(f"{split}: {accuracy(trained, faces, emotions):.2%} of {len(faces)} faces named right")
+    for split, faces in report.items():
+        right = probabilities_of(trained, faces).argmax(axis=1) == faces.emotions
+        print(f"{split}: {right.mean():.2%} of {len(right)} faces named right")
     print(f"try it live: python real_time_emotion_recognition.py --model {best.path}")
     return 0
 
@@ -246,16 +251,26 @@ def divide(data, seed):
 
     Returns:
         (indices of Training, validation `Split`, its name, calibration `Split`, which is empty for small data).
+
+    Raises:
+        ValueError: there is no Training split, or not enough of an emotion in it, or nothing to validate on.
     """
     if "Training" not in data:
         raise ValueError(f"training needs a Training split; the data set has {', '.join(data) or 'no images'}")
     train, public = data["Training"], "PublicTest" in data
+    counts = np.bincount(train.emotions, minlength=len(data.emotions))
+    for emotion, count in enumerate(counts):
+        if count < 2:
+            raise ValueError(
+                f"every emotion needs two Training images at least; {data.emotions[emotion]} has {count}: add images "
+                "of it, or take it out of all splits"
+            )
     fraction = calibration_fraction if public else validation_fraction
     kept, held_out = stratified_split(train.emotions, fraction, seed) if fraction else (np.arange(len(train.faces)), [])
     if public and len(held_out) < smallest_calibration:
         kept, held_out = np.arange(len(train.faces)), []
     part = Split(train.faces[held_out], train.emotions[held_out])
-    kept = kept[~find_duplicates(train.faces[kept], part.faces)]  # FER2013 repeats some of its images
+    kept = kept[~find_duplicates(train.faces, part.faces)[kept]]  # FER2013 repeats some of its images
     if public:
         return kept, data["PublicTest"], "PublicTest", part
     if not len(held_out):
@@ -263,13 +278,14 @@ def divide(data, seed):
     return kept, part, f"{validation_fraction:.0%} of Training", part
 
 
-def labels_of(train, votes_path):
-    """Labels, float32 (n, 7), of the Training split: one-hot, or partly what FER+'s votes make likely.
+def labels_of(data, votes_path):
+    """Labels, float32 (n, emotions), of the Training split: one-hot, or partly what FER+'s votes make likely.
 
     FER2013's own labels are those of single annotators.  What such a one would have said, given ten people's votes on
     the same face, is fitted by logistic regression to all of Training.
     """
-    labels = np.eye(len(EMOTIONS), dtype=np.float32)[train.emotions]
+    train = data["Training"]
+    labels = np.eye(len(data.emotions), dtype=np.float32)[train.emotions]
     if not votes_path:
         return labels
     from sklearn.linear_model import LogisticRegression
@@ -292,12 +308,12 @@ def labels_of(train, votes_path):
     return labels + np.float32(votes_share) * (likely - labels)
 
 
-def build_network(name, input_shape, dtype_policy):
+def build_network(name, input_shape, num_classes, dtype_policy):
     """One of the five, its layers computing under the given precision."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype_policy)
     try:
-        return NETWORKS[name](input_shape, len(EMOTIONS), l2_regularization)
+        return NETWORKS[name](input_shape, num_classes, l2_regularization)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -324,26 +340,35 @@ def make_optimizer(args, steps_per_epoch):
 
 
 class AugmentedFaces(keras.utils.PyDataset):
-    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with labels (b, 7) that may be partly a teacher's.
+    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with labels (b, emotions), maybe partly a teacher's.
 
-    `teach`, if given, takes such faces and gives probabilities (b, 7).
-    Order and augmentation follow from (seed, epoch, batch), so a resumed run sees what an unbroken one would have.
-    The last faces of an epoch that fill no batch wait for another epoch's order.
+    Args:
+        faces: uint8 (n, h, w, c), in memory or in a file.
+        labels: float32 (n, emotions).
+        chosen: int (m,), those to learn from.
+        batch_size, seed: order and augmentation follow from (seed, epoch, batch), so a resumed run sees what an
+            unbroken one would have; the last of an epoch that fill no batch wait for another epoch's order.
+        strength: as `augment` takes it.
+        teach: takes such faces and gives probabilities (b, emotions).
     """
 
-    def __init__(self, faces, labels, batch_size, seed, strength=1.0, teach=None):
-        super().__init__()
-        self.faces, self.labels, self.seed, self.strength, self.teach = faces, labels, seed, strength, teach
-        self.batch_size = min(batch_size, len(faces))
+    def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, teach=None):
+        # TensorFlow's data pipeline runs ahead of the step by itself; elsewhere Keras needs threads of its own for it.
+        super().__init__(workers=1 if keras.backend.backend() == "tensorflow" else min(8, os.cpu_count() or 1))
+        self.faces, self.labels, self.chosen, self.seed = faces, labels, chosen, seed
+        self.strength, self.teach = strength, teach
+        self.batch_size = min(batch_size, len(chosen))
         self.epoch, self._order = 0, (None, None)
 
     def __len__(self):
-        return len(self.faces) // self.batch_size
+        return len(self.chosen) // self.batch_size
 
     def __getitem__(self, batch):
-        if self._order[0] != self.epoch:
-            self._order = (self.epoch, np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces)))
-        chosen = self._order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
+        epoch, order = self._order
+        if epoch != self.epoch:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.chosen)
+            self._order = self.epoch, order
+        chosen = np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])  # as they lie in a file
         rng = np.random.default_rng((self.seed, self.epoch, batch))
         images, labels = augment(self.faces[chosen], rng, self.strength), self.labels[chosen]
         if self.teach:
@@ -351,7 +376,7 @@ class AugmentedFaces(keras.utils.PyDataset):
         return images, labels
 
 
-def load_teacher(paths, image_size):
+def load_teacher(paths, emotions, image_size):
     """A function from faces to the mean probabilities of checkpoints, for a network that learns to answer like them.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015), arXiv:1503.02531.  The
@@ -362,13 +387,18 @@ def load_teacher(paths, image_size):
     """
     from models.classifier import EmotionClassifier
 
-    classify = EmotionClassifier(paths)
-    if classify.emotions != EMOTIONS or classify.sizes != (image_size,):
+    classify, alone = EmotionClassifier(paths), threading.Lock()
+    if classify.emotions != emotions or classify.sizes != (image_size,):
         raise ValueError(
-            f"a teacher names {', '.join(EMOTIONS)} in faces of the size trained on, {image_size}; found "
+            f"a teacher names {', '.join(emotions)} in faces of the size trained on, {image_size}; found "
             f"{', '.join(classify.emotions)} in {' and '.join(map(str, classify.sizes))}"
         )
-    return classify.of_faces
+
+    def teach(images):
+        with alone:  # LiteRT serves one thread at a time
+            return classify.of_faces(images)
+
+    return teach
 
 
 def augment(faces, rng, strength=1.0):
@@ -415,6 +445,26 @@ def augment(faces, rng, strength=1.0):
     return images
 
 
+class PlainFaces(keras.utils.PyDataset):
+    """Batches of the faces and emotions of a `Split` as they are: what networks are validated on."""
+
+    def __init__(self, split):
+        super().__init__()
+        self.split = split
+
+    def __len__(self):
+        return math.ceil(len(self.split.faces) / VALIDATED_AT_ONCE)
+
+    def __getitem__(self, batch):
+        part = slice(batch * VALIDATED_AT_ONCE, (batch + 1) * VALIDATED_AT_ONCE)
+        return preprocess_images(self.split.faces[part]), self.split.emotions[part]
+
+
+def probabilities_of(model, split):
+    """A network's answers on all faces of a `Split`, float32 (n, emotions)."""
+    return model.predict(PlainFaces(split), verbose=0)
+
+
 class BestCheckpoint(keras.callbacks.Callback):
     """Validate each epoch's averaged weights in float32 and keep the best as `.hdf5`: what is validated is saved.
 
@@ -422,16 +472,16 @@ class BestCheckpoint(keras.callbacks.Callback):
     Puts val_loss and val_accuracy into the logs, so it stands before the callbacks that read them.
     """
 
-    def __init__(self, validated, validation, calibration, output_dir):
+    def __init__(self, validated, validation, calibration, emotions, output_dir):
         super().__init__()
-        self.validated, self.output_dir, self.calibration = validated, output_dir, calibration
-        self.faces, self.emotions = preprocess_images(validation.faces), validation.emotions
+        self.validated, self.emotions, self.output_dir = validated, emotions, output_dir
+        self.validation, self.calibration = PlainFaces(validation), calibration
         self.path, self.score, self.superseded = None, (-1.0, 0.0), None
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def on_epoch_end(self, epoch, logs):
         self.validated.set_weights(averaged_weights(self.model))
-        result = self.validated.evaluate(self.faces, self.emotions, batch_size=256, verbose=0, return_dict=True)
+        result = self.validated.evaluate(self.validation, verbose=0, return_dict=True)
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
         if not math.isfinite(logs["loss"] + result["loss"]):
             raise ValueError(
@@ -441,7 +491,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         if score > self.score:
             self.superseded, self.score = self.path, score
             self.path = self.output_dir / f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}.hdf5"
-            save_checkpoint(self.validated, self.path, EMOTIONS, calibrate(self.validated, self.calibration))
+            save_checkpoint(self.validated, self.path, self.emotions, calibrate(self.validated, self.calibration))
 
     def forget_superseded(self):
         """Delete the checkpoint that a better one has replaced, once nothing refers to it any more."""
@@ -465,12 +515,14 @@ def calibrate(model, held_out):
     """
     if len(held_out.faces) < smallest_calibration:
         return 1.0
-    faces, emotions = held_out
-    logits = np.log(np.maximum(model.predict(preprocess_images(faces), batch_size=256, verbose=0), 1e-12))
-    candidates = np.geomspace(0.25, 4, 201)
-    scaled = logits / candidates[:, None, None]
-    likelihoods = scaled[:, np.arange(len(emotions)), emotions] - np.log(np.exp(scaled).sum(axis=2))
-    temperature = float(candidates[likelihoods.mean(axis=1).argmax()])
+    logits = np.log(np.maximum(probabilities_of(model, held_out), 1e-12))
+    each = np.arange(len(logits))
+
+    def likelihood(temperature):
+        scaled = logits / temperature
+        return np.mean(scaled[each, held_out.emotions] - np.log(np.exp(scaled).sum(axis=1)))
+
+    temperature = float(max(np.geomspace(0.25, 4, 201), key=likelihood))
     last = model.get_layer(EMOTION_MAPS)
     last.set_weights([weight / temperature for weight in last.get_weights()])
     return temperature
@@ -626,12 +678,6 @@ def tensorboard_callback(folder):
     except ImportError as error:
         raise ValueError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
     return keras.callbacks.TensorBoard(folder)
-
-
-def accuracy(model, faces, emotions):
-    """Share of faces, uint8 (n, h, w, c), whose most probable emotion is the labelled one."""
-    probabilities = model.predict(preprocess_images(faces), batch_size=256, verbose=0)
-    return float(np.mean(probabilities.argmax(axis=1) == emotions))
 
 
 def draw_learning_curve(rows, path, title, smoothed):

@@ -71,7 +71,7 @@ def answers_of(truth, probabilities, emotions=("angry", "happy", "sad"), in_trai
     """Answers by hand: emotions by name, probabilities as rows."""
     truth = np.array([EMOTIONS.index(emotion) for emotion in truth])
     images = np.arange(len(truth), dtype=np.uint8)[:, None, None, None] * np.ones((48, 48, 1), np.uint8)
-    faces = Faces("PublicTest", images, truth, None if in_training is None else np.array(in_training))
+    faces = Faces("PublicTest", images, truth, EMOTIONS, None if in_training is None else np.array(in_training))
     with_flip = None if with_flip is None else np.array(with_flip, float)
     return Answers("some/net.hdf5", "net", 10, tuple(emotions), faces, np.array(probabilities, float), with_flip)
 
