@@ -38,6 +38,7 @@ from load_and_process import (
     quiet_start,
     replacing,
     spelled,
+    with_votes,
 )
 from models.checkpoint import load_checkpoint, read_header
 
@@ -50,6 +51,7 @@ split = "PublicTest"           # PublicTest, PrivateTest
 flip = False                   # also measure with each face's mirror image averaged in
 output_dir = Path(__file__).resolve().parent / "output" / "evaluation"
 json = None                    # a file for the figures
+votes = None                   # FER+'s fer2013new.csv: FER2013's faces count as what most people saw in them
 calibration_bins = 15          # of equal width, confidence 0 to 1
 mistakes_shown = 24            # faces
 batch_size = 256               # faces per step
@@ -108,6 +110,7 @@ def parse_args(argv=None):
         default=split,
         help="PublicTest or validation, PrivateTest or test (default: %(default)s)",
     )
+    add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv: count what most people saw")
     add("--output-dir", type=Path, default=output_dir, help="where the pictures go (default: %(default)s)")
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures")
     add("--flip", action="store_true", default=flip, help="also measure with each face's mirror image averaged in")
@@ -122,7 +125,7 @@ def main(argv=None):
         raise ValueError(f"--json must name a file to write; found {args.json}, a folder or an input: name another")
     sizes = [header.input_shape[:2] for header in headers]
     # largest first: the cache beside the data keeps the last size, and training reads the smallest
-    data = {size: read_split(args.dataset, args.split, size) for size in sorted(set(sizes), reverse=True)}
+    data = {size: read_split(args.dataset, args.split, size, args.votes) for size in sorted(set(sizes), reverse=True)}
     emotions = shared_emotions(args.models, headers, data[sizes[0]])
     print(describe_split(data[max(sizes)]), flush=True)
 
@@ -171,13 +174,14 @@ def read_headers(paths):
     return headers
 
 
-def read_split(dataset, split, size):
+def read_split(dataset, split, size, votes=None):
     """Load a split at a network's input size.
 
     Args:
         dataset: as `load_fer2013_data` takes it.
         split: one that the data have.
         size: height and width in pixels.
+        votes: FER+'s fer2013new.csv, if its eight labels are to count.
 
     Returns:
         `Faces`.
@@ -186,6 +190,8 @@ def read_split(dataset, split, size):
         FileNotFoundError, ValueError: as `load_fer2013_data`, and where the data lack the split.
     """
     data = load_fer2013_data(dataset, size)
+    if votes:
+        data, _ = with_votes(data, votes, relabel=True)
     if split not in data:
         raise ValueError(f"--split must be one that {dataset} has, {' or '.join(data)}; found {split}: choose another")
     in_training = find_duplicates(data[split].faces, data["Training"].faces) if "Training" in data else None

@@ -45,6 +45,7 @@ image_size = (48, 48)  # height, width of a face in pixels
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER2013's labels 0 to 6
 SPLITS = ("Training", "PublicTest", "PrivateTest")
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+VOTED = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")  # the first eight, as labels
 
 EMOTION_FOLDERS = {
     "angry": ("angry", "anger"),
@@ -607,6 +608,49 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
         found = ",".join(str(table[name][row]) for name in ("Usage", *VOTES))
         raise _row_error(path, row + 2, f"a row must name a split ({', '.join(SPLITS)}) and count votes", found)
     return {split: (counts / total)[(table["Usage"] == split).to_numpy()] for split in SPLITS}
+
+
+def with_votes(
+    data: Dataset, path: str | Path, relabel: bool = False, drop_no_face: bool = False
+) -> tuple[Dataset, dict[str, np.ndarray]]:
+    """Put FER2013 and FER+'s votes together, row for row.
+
+    Args:
+        data: FER2013 as its CSV has it.
+        path: As load_votes takes it.
+        relabel: Give each face the emotion that most people saw, one of FER2013's seven or contempt.  Faces whose
+            emotion most people did not know, or that they saw no face in, have none and are left out.
+        drop_no_face: Leave out what most people saw no face in.
+
+    Returns:
+        The data set, and of each of its splits the votes, float32 (n, 10), as load_votes returns them.
+
+    Raises:
+        FileNotFoundError, ValueError: As load_votes, or the votes are not on these images, row for row.
+    """
+    votes = load_votes(path)
+    emotions = (*EMOTIONS, "contempt") if relabel else data.emotions
+    number = np.array([(*EMOTIONS, "contempt").index(label) for label in VOTED] + [-1, -1])
+    splits = {}
+    for name, (faces, labels) in data.items():
+        cast = votes[name]
+        if len(cast) != len(faces):
+            raise ValueError(
+                f"{path}: the votes must be on FER2013's images, row for row; found {len(cast)} rows for {len(faces)} "
+                f"images of {name}: use FER2013's CSV, or leave --votes out"
+            )
+        most = cast.argmax(axis=1)
+        agreed = np.mean(number[most] == labels)
+        if agreed < 0.4:  # 0.63 where the rows belong together, 0.2 where they do not
+            raise ValueError(
+                f"{path}: the votes must be on the same images, row for row; found that {agreed:.0%} of {name}'s "
+                "labels are the most voted: use FER2013's CSV in its official order, or leave --votes out"
+            )
+        kept = most < len(VOTED) if relabel else most != VOTES.index("NF") if drop_no_face else np.full(len(most), True)
+        if not kept.all():
+            faces, labels, most, votes[name] = faces[kept], labels[kept], most[kept], cast[kept]
+        splits[name] = Split(faces, number[most] if relabel else labels)
+    return Dataset(splits, emotions), votes
 
 
 def stratified_split(emotions: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from load_and_process import (
+    VOTED,
     Parser,
     Split,
     dataset,
@@ -36,11 +37,11 @@ from load_and_process import (
     find_duplicates,
     image_size,
     load_fer2013_data,
-    load_votes,
     preprocess_images,
     quiet_start,
     replacing,
     stratified_split,
+    with_votes,
 )
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
@@ -75,7 +76,10 @@ early_stopping_patience = 40   # epochs without a higher val_accuracy before the
 weight_decay = 0.01            # decoupled (AdamW), on kernels only
 label_smoothing = 0.1          # share of each label that is spread over all emotions
 votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
-votes_share = 0.5              # of each label; the rest is the data's
+votes_as = "share"             # share: the votes are part of FER2013's labels; or they are the labels, with contempt as
+                               # an eighth emotion, hard: what most people saw, or soft: the shares of votes
+votes_share = 0.5              # of each label with "share"; the rest is the data's
+drop_no_face = False           # leave out what most people saw no face in
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
 teacher_share = 0.7            # of each label; the rest is the data's and the votes'
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
@@ -98,6 +102,7 @@ tensorboard = False            # also write TensorBoard event files (needs: pip 
 # fmt: on
 # ------------------------------------------------------------------------------------------------------------
 
+VOTES_AS = ("share", "hard", "soft")
 SCHEDULES = ("cosine", "plateau")
 VALIDATED_AT_ONCE = 256  # faces
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
@@ -122,6 +127,8 @@ def parse_args(argv=None):
     add("--weight-decay", type=_number(float, 0), default=weight_decay, help="AdamW's, on kernels only")
     add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
     add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv, to learn from, too")
+    add("--votes-as", default=votes_as, choices=VOTES_AS, help="part of FER2013's labels, or FER+'s eight instead")
+    add("--drop-no-face", action="store_true", default=drop_no_face, help="leave out what --votes call no face")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add(
         "--augmentation",
@@ -157,9 +164,12 @@ def main(argv=None):
     boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
     input_shape = (*args.image_size, 1)
     NETWORKS[args.network](input_shape, 2)  # a size that it can't take is refused before the data are read
-    data = load_fer2013_data(args.dataset, tuple(args.image_size)).compact()
+    data, votes = load_fer2013_data(args.dataset, tuple(args.image_size)), {}
+    if args.votes:
+        data, votes = with_votes(data, args.votes, args.votes_as != "share", args.drop_no_face)
+    data = data.compact()
     chosen, validation, validated_on, calibration = divide(data, args.seed)
-    train, labels = data["Training"], labels_of(data, args.votes)
+    train, labels = data["Training"], labels_of(data, votes.get("Training"), args.votes_as)
     teach = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
@@ -278,33 +288,28 @@ def divide(data, seed):
     return kept, part, f"{validation_fraction:.0%} of Training", part
 
 
-def labels_of(data, votes_path):
-    """Labels, float32 (n, emotions), of the Training split: one-hot, or partly what FER+'s votes make likely.
+def labels_of(data, votes, use):
+    """Labels, float32 (n, emotions), of the Training split.
 
-    FER2013's own labels are those of single annotators.  What such a one would have said, given ten people's votes on
-    the same face, is fitted by logistic regression to all of Training.
+    Args:
+        data: `Dataset` with a Training split.
+        votes: FER+'s on its faces, float32 (n, 10), or None: labels are one-hot.
+        use: "hard", one-hot too; "soft", each face's shares of votes; "share", partly what the votes make likely.
+            FER2013's own labels are those of single annotators.  What such a one would have said, given ten people's
+            votes on the same face, is fitted by logistic regression to all of Training.
     """
     train = data["Training"]
     labels = np.eye(len(data.emotions), dtype=np.float32)[train.emotions]
-    if not votes_path:
+    if votes is None or use == "hard":
         return labels
+    if use == "soft":
+        shares = votes[:, [VOTED.index(emotion) for emotion in data.emotions]]
+        return shares / shares.sum(axis=1, keepdims=True)
     from sklearn.linear_model import LogisticRegression
 
-    votes = load_votes(votes_path)["Training"]
-    if len(votes) != len(labels):
-        raise ValueError(
-            f"{votes_path}: the votes must be those of FER2013's CSV, row for row; found {len(votes)} rows for "
-            f"{len(labels)} Training images: leave --votes out with other data"
-        )
     annotator = LogisticRegression(max_iter=1000).fit(votes, train.emotions)
     likely = np.zeros_like(labels)
     likely[:, annotator.classes_] = annotator.predict_proba(votes)
-    agreed = np.mean(likely.argmax(axis=1) == train.emotions)
-    if agreed < 0.5:  # 0.68 where the rows belong together, 0.25 where they do not
-        raise ValueError(
-            f"{votes_path}: the votes must be on the same images, row for row; found that {agreed:.0%} of the labels "
-            "fit them: leave --votes out, or use FER2013's CSV in its official order"
-        )
     return labels + np.float32(votes_share) * (likely - labels)
 
 
@@ -632,7 +637,17 @@ def read_saved_run(args, path):
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
     before, now = saved["settings"], resolved_settings(args)
-    for name in ("network", "dataset", "image_size", "batch_size", "schedule", "votes", "teacher"):
+    for name in (
+        "network",
+        "dataset",
+        "image_size",
+        "batch_size",
+        "schedule",
+        "votes",
+        "votes_as",
+        "drop_no_face",
+        "teacher",
+    ):
         if before.get(name) != now[name]:
             raise ValueError(
                 f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "

@@ -16,7 +16,7 @@ import drawn_faces
 import evaluate_emotion_classifier as evaluation
 from drawn_faces import draw_dataset
 from evaluate_emotion_classifier import Answers, Faces
-from load_and_process import EMOTIONS, exit_status, load_fer2013_data, resize_face
+from load_and_process import EMOTIONS, VOTES, exit_status, load_fer2013_data, resize_face
 from models.checkpoint import save_checkpoint
 
 SCRIPT = Path(evaluation.__file__)
@@ -337,6 +337,26 @@ def test_fewer_labels_in_the_data(networks, few, tmp_path):
     named = linear_probabilities(split.faces, seed=2, emotions=emotions).argmax(axis=1)
     truth = np.array([emotions.index(EMOTIONS[number]) for number in split.emotions])
     assert result["accuracy"] == pytest.approx(np.mean(named == truth))
+
+
+def test_fer_plus_labels(networks, tmp_path):
+    """With --votes a face counts as what most people saw in it; what has no such emotion does not count."""
+    rng = np.random.default_rng(0)
+    cast = {"neutral": "neutral", "happy": "happiness", "sad": "sadness"}
+    rows = ["happy", "sad", "neutral", "neutral", "contempt", "NF"]
+    pixels = [" ".join(map(str, rng.integers(0, 256, 48 * 48))) for _ in rows]
+    numbers = [EMOTIONS.index(row) if row in EMOTIONS else 3 for row in rows]
+    text = [f"{number},{line},PublicTest" for number, line in zip(numbers, pixels, strict=True)]
+    (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *text]))
+    votes = [[9 if name == cast.get(row, row) else 0 for name in VOTES] for row in rows]
+    lines = [",".join(["PublicTest", "", *map(str, row)]) for row in votes]
+    (tmp_path / "new.csv").write_text("\n".join([f"Usage,Image name,{','.join(VOTES)}", *lines]))
+    arguments = ("--dataset", tmp_path / "fer2013.csv", "--votes", tmp_path / "new.csv", "--output-dir", tmp_path)
+    assert run(networks["three"], *arguments, "--json", tmp_path / "figures.json") == 0
+    (result,) = json.loads((tmp_path / "figures.json").read_text())["models"]
+    assert result["images"] == 5
+    supports = {emotion: scores["support"] for emotion, scores in result["per_emotion"].items()}
+    assert supports == {"happy": 1, "sad": 1, "neutral": 2, "contempt": 1}
 
 
 def test_a_checkpoint_that_names_no_emotions_has_fer2013s(networks, folder, tmp_path, report):

@@ -668,6 +668,51 @@ def test_bad_votes(tmp_path, case):
     assert all(word in str(caught.value) for word in named) and "\n" not in str(caught.value), caught.value
 
 
+def fer_with_votes(tmp_path, rows):
+    """(data set, votes file) of (emotion, votes by name) rows, all Training, the pixels counting them."""
+    faces = np.arange(len(rows), dtype=np.uint8)[:, None, None, None] * np.ones((2, 2, 1), np.uint8)
+    data = lp.Dataset({"Training": Split(faces, np.array([EMOTIONS.index(emotion) for emotion, _ in rows]))})
+    lines = [",".join(["Training", "", *(str(cast.get(name, 0)) for name in lp.VOTES)]) for _, cast in rows]
+    path = tmp_path / "fer2013new.csv"
+    path.write_text("\n".join([VOTES_HEADER, *lines]))
+    return data, path
+
+
+def test_fer2013_with_votes(tmp_path):
+    rows = [
+        ("angry", {"anger": 6, "sadness": 4}),
+        ("sad", {"neutral": 5, "sadness": 4, "NF": 1}),
+        ("happy", {"happiness": 10}),
+        ("neutral", {"contempt": 5, "neutral": 4}),
+        ("fear", {"NF": 6, "fear": 4}),
+        ("fear", {"unknown": 5, "fear": 4}),
+        ("disgust", {"disgust": 10}),
+        ("surprise", {"surprise": 10}),
+    ]
+    data, path = fer_with_votes(tmp_path, rows)
+    same, votes = lp.with_votes(data, path)
+    assert_same(same, data)
+    assert same.emotions == EMOTIONS and votes["Training"].shape == (8, 10)
+    dropped, votes = lp.with_votes(data, path, drop_no_face=True)
+    assert dropped["Training"].faces[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 5, 6, 7] and len(votes["Training"]) == 7
+    assert dropped["Training"].emotions.tolist() == np.delete(data["Training"].emotions, 4).tolist()
+    eight, votes = lp.with_votes(data, path, relabel=True)
+    named = [eight.emotions[number] for number in eight["Training"].emotions]
+    assert named == ["angry", "neutral", "happy", "contempt", "disgust", "surprise"]
+    assert eight["Training"].faces[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 6, 7]
+    np.testing.assert_allclose(votes["Training"][3, [0, 7]], [4 / 9, 5 / 9], rtol=1e-6)
+
+
+def test_votes_that_belong_to_other_images(tmp_path):
+    data, path = fer_with_votes(tmp_path, [("angry", {"fear": 9}), ("sad", {"happiness": 9}), ("fear", {"fear": 9})])
+    with pytest.raises(ValueError, match="found that 33% of Training's labels are the most voted: use FER2013's CSV"):
+        lp.with_votes(data, path)
+    data["PublicTest"] = data["Training"]
+    data["Training"] = Split(data["Training"].faces, np.array([2, 3, 2]))
+    with pytest.raises(ValueError, match="found 0 rows for 3 images of PublicTest: use"):
+        lp.with_votes(data, path)
+
+
 def test_no_votes(tmp_path):
     with pytest.raises(FileNotFoundError, match="github.com/microsoft/FERPlus"):
         lp.load_votes(tmp_path / "fer2013new.csv")

@@ -19,8 +19,8 @@ import pytest
 
 import drawn_faces
 import train_emotion_classifier as train
-from load_and_process import EMOTIONS, SPLITS, VOTES, Dataset, Split, exit_status, preprocess_images
-from models.checkpoint import load_checkpoint
+from load_and_process import EMOTIONS, SPLITS, VOTED, VOTES, Dataset, Split, exit_status, preprocess_images
+from models.checkpoint import load_checkpoint, read_header
 from models.cnn import EMOTION_MAPS, NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -639,43 +639,76 @@ def votes_csv(path, emotions, split="Training"):
     return path
 
 
-def test_votes_are_part_of_the_labels(tmp_path, monkeypatch):
+def some_votes(emotions):
+    """The votes of `votes_csv`, as they are loaded."""
+    votes = np.zeros((len(emotions), len(VOTES)), np.float32)
+    for row, emotion in zip(votes, emotions, strict=True):
+        row[VOTED.index(EMOTIONS[emotion])], row[VOTED.index(EMOTIONS[(emotion + 1) % 7])] = 0.6, 0.4
+    return votes
+
+
+def test_votes_are_part_of_the_labels(monkeypatch):
     monkeypatch.setattr(train, "votes_share", 0.25)
     emotions = np.arange(70) % 7
     data = Dataset({"Training": Split(random_faces(70), emotions)})
-    np.testing.assert_array_equal(train.labels_of(data, None), np.eye(7)[emotions])
+    votes = some_votes(emotions)
+    np.testing.assert_array_equal(train.labels_of(data, None, "share"), np.eye(7)[emotions])
+    np.testing.assert_array_equal(train.labels_of(data, votes, "hard"), np.eye(7)[emotions])
     changed = emotions.copy()
     changed[:7] = 3  # an annotator whose votes say otherwise
     data["Training"] = Split(random_faces(70), changed)
-    labels = train.labels_of(data, votes_csv(tmp_path / "votes.csv", emotions))
+    labels = train.labels_of(data, votes, "share")
     assert (labels.dtype, labels.shape) == (np.float32, (70, 7))
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
     assert 0.75 < labels[0, 3] < 0.95 and 0.02 < labels[0, 0] < 0.25  # one's label, then all the others'
     assert (labels[7:].argmax(axis=1) == emotions[7:]).all()
 
 
+def test_votes_are_the_labels():
+    data = Dataset({"Training": Split(random_faces(3), np.array([0, 6, 7]))}, (*EMOTIONS, "contempt")).compact()
+    votes = np.zeros((3, len(VOTES)), np.float32)
+    votes[0, [VOTES.index("anger"), VOTES.index("unknown")]] = 0.7, 0.3
+    votes[1, [VOTES.index("neutral"), VOTES.index("contempt")]] = 0.6, 0.4
+    votes[2, [VOTES.index("contempt"), VOTES.index("anger"), VOTES.index("NF")]] = 0.5, 0.25, 0.25
+    labels = train.labels_of(data, votes, "soft")
+    np.testing.assert_allclose(labels, [[1, 0, 0], [0, 0.6, 0.4], [1 / 3, 0, 2 / 3]], rtol=1e-6)
+
+
 def test_votes_on_other_faces(tmp_path, capsys, faces_csv):
     emotions = np.repeat(np.arange(7), PER_EMOTION["Training"])
     arguments = ["--dataset", faces_csv, "--output-dir", tmp_path / "models", "--votes"]
-    some_split = votes_csv(tmp_path / "short.csv", emotions[1:])
-    shuffled = votes_csv(tmp_path / "shuffled.csv", np.random.default_rng(5).permutation(emotions))
-    for votes, named in (
-        (some_split, ["row for row", "found 55 rows for 56"]),
-        (shuffled, ["same images", "of the labels fit"]),
+    cases = (
+        (votes_csv(tmp_path / "short.csv", emotions[1:]), ["row for row", "found 55 rows for 56"]),
+        (votes_csv(tmp_path / "shuffled.csv", emotions), ["same images", "labels are the most voted"]),
         (tmp_path / "nobody.csv", ["does not exist", "FERPlus"]),
-    ):
+    )
+    for votes, named in cases:
         status, lines = refused(capsys, *SMALL, *arguments, votes)
         assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named), lines
     assert not (tmp_path / "models").exists()
 
 
-def test_learning_from_votes(tmp_path, faces_csv):
+@pytest.mark.parametrize("votes_as", train.VOTES_AS)
+def test_learning_from_votes(tmp_path, faces_csv, votes_as):
     with faces_csv.open() as file:
-        emotions = [int(row["emotion"]) for row in csv.DictReader(file) if row["Usage"] == "Training"]
-    votes = votes_csv(tmp_path / "fer2013new.csv", emotions)
-    assert run_csv(tmp_path / "models", faces_csv, "--epochs", 1, "--votes", votes) == 0
+        rows = [(int(row["emotion"]), row["Usage"]) for row in csv.DictReader(file)]
+    votes, contempt = tmp_path / "fer2013new.csv", {}
+    lines = [",".join(("Usage", "Image name", *VOTES))]
+    for emotion, split in rows:
+        cast = dict.fromkeys(VOTES, 0) | {VOTES[VOTED.index(EMOTIONS[emotion])]: 6, "contempt": 4}
+        if EMOTIONS[emotion] == "neutral" and contempt.setdefault(split, 0) < 2:
+            contempt[split] += 1
+            cast |= {"neutral": 1, "contempt": 9}
+        lines.append(",".join((split, "", *map(str, cast.values()))))
+    votes.write_text("\n".join(lines))
+    arguments = ["--epochs", 1, "--votes", votes, "--votes-as", votes_as]
+    assert run_csv(tmp_path / "models", faces_csv, *arguments) == 0
     settings = json.loads((tmp_path / "models" / f"{NETWORK}.settings.json").read_text())
-    assert settings["votes"] == "fer2013new.csv" and settings["augmentation"] == train.augmentation[NETWORK]
+    assert (settings["votes"], settings["votes_as"]) == ("fer2013new.csv", votes_as)
+    assert settings["augmentation"] == train.augmentation[NETWORK]
+    (checkpoint,) = checkpoints(tmp_path / "models")
+    expected = EMOTIONS if votes_as == "share" else (*EMOTIONS, "contempt")
+    assert read_header(tmp_path / "models" / checkpoint).emotions == expected
 
 
 def softmax(logits):
