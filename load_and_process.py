@@ -3,6 +3,7 @@
     python load_and_process.py                        counts, duplicates and a picture of what fer2013/ holds
     python load_and_process.py --dataset my_faces     the same of my_faces/train/EMOTION/*, .../test/EMOTION/*
     python load_and_process.py --dataset drawn        the same of drawn faces, where there is no data set
+    python load_and_process.py --dataset photographs --crop-faces my_faces    cut the faces out first
 
 FER2013 is from Goodfellow et al. 2013, "Challenges in Representation Learning: A report on three machine
 learning contests", https://arxiv.org/abs/1307.0414. fer2013/README.md says how to get it.
@@ -16,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import struct
 import sys
 import traceback
@@ -416,12 +418,17 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
 
 def _read_image(path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
     """Return an image file as a face, or None where it can't be read."""
+    image = _decode(path)
+    return None if image is None else resize_face(image, image_size)
+
+
+def _decode(path: Path) -> np.ndarray | None:
+    """Return an image file as uint8 (h, w, 3), BGR, or None where it can't be read."""
     try:
         # Colour is 8 bits and upright whatever the file has, and then turns grey as a camera's frame does.
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, OSError):  # an empty file, or one that claims to be huge; one that may not be read
-        image = None
-    return None if image is None else resize_face(image, image_size)
+        return None
 
 
 def _size(path: Path) -> int:
@@ -744,6 +751,57 @@ def format_table(splits: Dataset) -> str:
     return "\n".join(lines)
 
 
+def crop_dataset(folder: Path, target: Path) -> str:
+    """Cut the largest face out of every photograph of a data set's folder, as the live script finds and cuts it.
+
+    Args:
+        folder: train/EMOTION/* and so on, photographs of any size.
+        target: A folder that is made: the same layout, faces as PNG, and not_found.txt, which lists the rest.
+
+    Returns:
+        What was found, as text.
+
+    Raises:
+        ValueError: There is no such folder of images, or `target` has something in it already.
+        OSError: `target` can't be written; nothing is left of it.
+    """
+    from tqdm import tqdm
+
+    from face_tracking import find_cascade
+    from models.classifier import cut_out
+    from real_time_emotion_recognition import build_detector, cascade
+
+    source = find_source(folder)
+    if not source.is_dir():
+        raise ValueError(
+            f"--crop-faces cuts faces out of a folder's photographs; found {source}, whose are cut already"
+        )
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"--crop-faces must name a new folder; found something at {target}: name another")
+    images, _ = _list_images(source)
+    detect = build_detector(find_cascade(cascade), still=True)
+    several, missed = 0, []
+    with replacing_folder(target) as partial:
+        for _, _, path in tqdm(images, desc="photographs", leave=False, disable=None):
+            photograph = _decode(path)
+            boxes = [] if photograph is None else detect(photograph)
+            if not len(boxes):
+                missed.append(f"{path}: {'it is no image' if photograph is None else 'no face found'}")
+                continue
+            several += len(boxes) > 1
+            place = partial / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.with_name(f"{path.name}.png").write_bytes(cv2.imencode(".png", cut_out(photograph, boxes[0]))[1])
+        if len(missed) == len(images):
+            raise ValueError(f"{source}: photographs must show a face; found none in any of {len(images):,}")
+        (partial / "not_found.txt").write_text("".join(f"{line}\n" for line in missed), encoding="utf-8")
+    return (
+        f"{len(images) - len(missed):,} faces of {len(images):,} photographs: {target}\n"
+        f"{several:,} showed several faces; the largest was taken\n"
+        f"{len(missed):,} without a face: {target / 'not_found.txt'}"
+    )
+
+
 def draw_overview(splits: Dataset, path: Path) -> None:
     """Write a picture of some faces of every emotion, drawn by chance, and of the balance of the classes."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
@@ -813,6 +871,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside `path`, which is not there or empty; it takes its place if the block ends well."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise PermissionError(f"{path} can't be written ({error.strerror}): choose another place") from error
+    try:
+        yield partial
+        if path.is_dir():
+            path.rmdir()
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
     """Silence what libraries' compiled parts write to standard error while they load; Python's errors still come.
 
@@ -870,12 +945,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; defaults are the settings at the top."""
     parser = Parser(description="Count a data set's images and duplicates, and draw them.")
     parser.add_argument("--dataset", metavar="PATH", default=dataset, help="a CSV, a folder, or drawn")
+    parser.add_argument(
+        "--crop-faces", metavar="FOLDER", type=Path, help="cut the faces out of the data set's photographs into it"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print and draw what a data set holds."""
     args = parse_args(argv)
+    if args.crop_faces:
+        print(crop_dataset(args.dataset, args.crop_faces), end="\n\n")
+        args.dataset = args.crop_faces
     splits = load_fer2013_data(args.dataset)
     if splits.emotions != EMOTIONS:  # else the absent ones of the seven are worth a line
         splits = splits.compact()

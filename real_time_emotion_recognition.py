@@ -167,8 +167,7 @@ def work_through(source, setup):
         files = name_files(setup, frames)
         setup.taken.take(files._asdict())
         records = stack.enter_context(Records(recorders(files, frames, classify, annotate.labels)))
-        side = still_detection_side if frames.still else detection_side
-        detect = FaceDetector(setup.cascade_path, side, scale_factor, min_neighbors, smallest_face)
+        detect = build_detector(setup.cascade_path, frames.still)
         track = still_faces(detect) if frames.still else FaceTracker(detect)
         smooth = Smoother(0 if frames.still else args.smoothing)
         summary, ended_by = Summary(classify.emotions, frames.fps, frames.still), None
@@ -186,6 +185,12 @@ def work_through(source, setup):
     if ended_by:
         raise ended_by
     return frames.broken + records.faults
+
+
+def build_detector(cascade_path, still):
+    """The `FaceDetector` of the settings above, for images (`still`) or for the frames of a video."""
+    side = still_detection_side if still else detection_side
+    return FaceDetector(cascade_path, side, scale_factor, min_neighbors, smallest_face)
 
 
 def run(frames, track, classify, smooth, annotate, records, window, summary):

@@ -15,9 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 
 import load_and_process as lp
+import real_time_emotion_recognition as live
+from drawn_faces import draw_face
+from face_tracking import find_cascade
 from load_and_process import EMOTIONS, SPLITS, Split, load_fer2013_data, preprocess_images, resize_face
+from models.classifier import EmotionClassifier
 
 SIZE = (2, 2)
 HEADER = "emotion,pixels,Usage"
@@ -795,6 +800,60 @@ def test_main_prints_a_table_and_draws_a_picture(tmp_path, capsys):
     picture = cv2.imread(str(tmp_path / "overview.png"))
     assert min(picture.shape[:2]) > 400
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+
+
+def photographs(folder):
+    """Photographs: faces in the middle of larger pictures, drawn and real, two at once, none, and no image."""
+
+    def photo(*expressions):
+        picture = np.full((300, 420, 3), 200, np.uint8)
+        for number, expression in enumerate(expressions):
+            picture = draw_face(expression, frame=picture, centre=(110 + 200 * number, 150), size=150 - 40 * number)
+        return picture
+
+    write_image(folder / "train" / "happy" / "a.jpg", photo("happy"))
+    write_image(folder / "train" / "bored" / "b.png", photo("neutral", "sad"))
+    write_image(folder / "train" / "bored" / "nobody.png", np.full((200, 200, 3), 90, np.uint8))
+    (folder / "train" / "bored" / "c.png").write_bytes(b"no image")
+    write_image(folder / "test" / "happy" / "astronaut.png", skimage.data.astronaut()[..., ::-1])
+    return folder
+
+
+def test_crops_the_faces_of_photographs(tmp_path, capsys):
+    source, target = photographs(tmp_path / "photos"), tmp_path / "new" / "faces"
+    assert lp.exit_status(lp.main, ["--dataset", str(source), "--crop-faces", str(target)]) == 0
+    told = capsys.readouterr().out
+    assert "3 faces of 5 photographs" in told and "1 showed several" in told and "2 without a face" in told
+    assert told.count("happy") == 1  # and the table of what came out
+    missed = (target / "not_found.txt").read_text().splitlines()
+    assert [line.split(": ")[1] for line in missed] == ["it is no image", "no face found"]
+    assert "c.png" in missed[0] and "nobody.png" in missed[1]
+    faces = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.png") if path.name != "overview.png")
+    assert faces == ["test/happy/astronaut.png.png", "train/bored/b.png.png", "train/happy/a.jpg.png"]
+    assert os.listdir(tmp_path / "new") == ["faces"]
+    classifier = EmotionClassifier(live.model)
+    frame = cv2.imread(str(source / "test" / "happy" / "astronaut.png"))
+    boxes = live.build_detector(find_cascade(live.cascade), still=True)(frame)
+    face = preprocess_images(load_fer2013_data(target)["PrivateTest"].faces)
+    np.testing.assert_array_equal(classifier.of_faces(face), classifier(frame, boxes[:1]))
+
+
+def test_what_crop_faces_refuses(tmp_path, capsys):
+    source = photographs(tmp_path / "photos")
+    nobody = write_image(tmp_path / "empty" / "train" / "sad" / "a.png", grey(9, 50)).parents[2]
+    (tmp_path / "file").write_text("mine")
+    for dataset, target, message in (
+        (write_csv(tmp_path), tmp_path / "faces", "out of a folder's photographs; found"),
+        (source, source, "must name a new folder; found something"),
+        (source, tmp_path / "file", "must name a new folder; found something"),
+        (source, tmp_path / "file" / "faces", "can't be written"),
+        (nobody, tmp_path / "faces", "must show a face; found none in any of 1"),
+    ):
+        assert lp.exit_status(lp.main, ["--dataset", str(dataset), "--crop-faces", str(target)]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["empty", "fer2013.csv", "file", "photos"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_main_takes_a_folder_and_names_absent_splits(tmp_path):
