@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import json
 import math
+import mmap
 import os
 import shutil
 import struct
@@ -114,7 +115,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size) -> Dataset:
     """Load a data set: from its source the first time, then from a cache written beside it.
 
-    Many faces (`IN_MEMORY`) stay in the cache's file, so they may be more than the memory holds.
+    Many faces (`IN_MEMORY`) stay in the cache's file, read-only, so they may be more than the memory holds.
 
     Args:
         dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz);
@@ -485,7 +486,7 @@ def _read_cache(cache: Path, key: str) -> Arrays | None:
         with cache.open("rb") as file:
             file.seek(member.header_offset + 26)
             start = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
-        faces = np.memmap(cache, np.uint8, "c", start, shape)  # private: what is changed in memory stays there
+        faces = np.memmap(cache, np.uint8, "r", start, shape)
         return splits, emotions, faces if faces.size > IN_MEMORY else np.array(faces)
     except Exception:  # a damaged file can fail in any way, and the source still has everything
         return None
@@ -511,6 +512,13 @@ def _write_cache(cache: Path, key: str, shape: tuple[int, ...], parts: Iterable[
         ):
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array)
+
+
+def release(faces: np.ndarray) -> None:
+    """Give back the memory that faces in a file have come to take; they are read again when they are looked at."""
+    mapped = getattr(faces, "_mmap", None)  # NumPy's, of what lies in a file
+    if hasattr(mapped, "madvise"):  # not on Windows, which takes it back by itself
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from load_and_process import (
     load_fer2013_data,
     preprocess_images,
     quiet_start,
+    release,
     replacing,
     stratified_split,
     with_votes,
@@ -105,6 +106,7 @@ tensorboard = False            # also write TensorBoard event files (needs: pip 
 VOTES_AS = ("share", "hard", "soft")
 SCHEDULES = ("cosine", "plateau")
 VALIDATED_AT_ONCE = 256  # faces
+BATCHES_UNTIL_RELEASE = 500  # of faces that lie in a file
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -373,6 +375,8 @@ class AugmentedFaces(keras.utils.PyDataset):
         if epoch != self.epoch:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.chosen)
             self._order = self.epoch, order
+        if batch % BATCHES_UNTIL_RELEASE == 0:
+            release(self.faces)
         chosen = np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])  # as they lie in a file
         rng = np.random.default_rng((self.seed, self.epoch, batch))
         images, labels = augment(self.faces[chosen], rng, self.strength), self.labels[chosen]
