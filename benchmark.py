@@ -3,6 +3,7 @@
     python benchmark.py                                           # everything, about five minutes
     python benchmark.py --only start memory                       # some sections
     python benchmark.py --only csv --dataset fer2013/fer2013.csv  # on FER2013 itself
+    python benchmark.py --only stream                             # training from the disk; some minutes more
     python benchmark.py --json output/benchmark.json
 
 The plain way is that of the small programs this field is known by: pandas and `int()` for every pixel; Keras inside the
@@ -37,13 +38,14 @@ from load_and_process import CSV_SUFFIXES, SPLITS, Parser, exit_status, find_sou
 # fmt: off
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
-only = ("csv", "start", "face", "video", "ensemble", "memory", "delay")  # sections to measure
+only = ("csv", "start", "face", "video", "ensemble", "memory", "delay")  # sections to measure; there is "stream", too
 dataset = None                 # FER2013's CSV, also compressed; None: a generated one of `csv_rows` faces
 json = None                    # a file for the figures
 quick = False                  # once, on clips of a second: to see that it works
 repetitions = 3                # of which the median counts
 clip_s = 10                    # seconds of video, at 25 frames/s
 csv_rows = 2000                # faces
+stream_images = 20_000         # generated images in a folder to train on
 # fmt: on
 # ------------------------------------------------------------------------------------------------------------
 
@@ -112,7 +114,7 @@ class Figure(NamedTuple):
 
     section: str
     figure: str
-    unit: str  # of both; "frames/s": more is better, else less is
+    unit: str  # of both; "frames/s", "faces/s": more is better, else less is
     plain: float | None  # None: there is no plain way, or it can't be measured here
     ours: float | None
     bar: str = ""
@@ -123,7 +125,7 @@ class Figure(NamedTuple):
         """How many times better ours is."""
         if self.plain is None or self.ours is None:
             return None
-        return self.ours / self.plain if self.unit == "frames/s" else self.plain / self.ours
+        return self.ours / self.plain if self.unit.endswith("/s") else self.plain / self.ours
 
 
 def format_report(machine: dict[str, str], figures: Sequence[Figure]) -> str:
@@ -230,6 +232,73 @@ def write_csv(path: Path, rows: int) -> Path:
         for index, (face, emotion) in enumerate(zip(faces.tolist(), emotions, strict=True)):
             table.writerow([emotion, " ".join(map(str, face)), SPLITS[index % 3]])
     return path
+
+
+def measure_stream(folder: Path, args) -> list[Figure]:
+    """Training on a folder of images: from memory, and from the disk."""
+    count = 500 if args.quick else stream_images
+    images = write_images(folder / "images", count)
+    runs = {mapped: [] for mapped in (False, True)}
+    read_s, *_ = call(time_training, images, True, folder, folder=folder)  # which decodes the images into the cache
+    for _ in range(args.repetitions):
+        for mapped, taken in runs.items():
+            taken.append(call(time_training, images, mapped, folder, folder=folder)[1:])
+    (inside, inside_mb), (streamed, streamed_mb) = (np.median(taken, axis=0) for taken in runs.values())
+    what = f"training tiny_XCEPTION on {count:,} images"
+    note = f"plain: from memory, ours: from the cache's file; decoding the images once took {read_s:.0f} s before that"
+    return [
+        Figure("stream", what, "faces/s", float(inside), float(streamed), "ratio 0.9", note),
+        Figure("stream", "resident memory meanwhile", "MB", float(inside_mb), float(streamed_mb)),
+    ]
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """Write a data set's folder of PNGs, 48x48, of blurred noise, which compresses as faces do."""
+    rng = np.random.default_rng(0)
+    for emotion in ("happy", "sad", "neutral"):
+        (folder / "train" / emotion).mkdir(parents=True)
+    for number in range(count):
+        noise = rng.integers(256, size=(12, 12), dtype=np.uint8)
+        emotion = ("happy", "sad", "neutral")[number % 3]
+        path = folder / "train" / emotion / f"{number:06}.png"
+        path.write_bytes(cv2.imencode(".png", cv2.resize(noise, (48, 48)), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
+    return folder
+
+
+def time_training(images: str, mapped: bool, folder: str) -> tuple[float, float, float]:
+    """Seconds to load a folder of images, faces/s of the second epoch, and the process's peak memory in 1e6 bytes."""
+    from csv import DictReader
+
+    import load_and_process
+
+    load_and_process.IN_MEMORY = 0 if mapped else math.inf
+    started = time.perf_counter()
+    load_fer2013_data(images)
+    loaded = time.perf_counter() - started
+    import train_emotion_classifier
+
+    arguments = [
+        "--dataset",
+        images,
+        "--network",
+        "tiny_XCEPTION",
+        "--epochs",
+        "2",
+        "--output-dir",
+        f"{folder}/trained",
+    ]
+    if status := train_emotion_classifier.main(arguments):
+        raise RuntimeError(f"training ended with status {status}")
+    with open(Path(folder, "trained", "tiny_XCEPTION.log.csv"), newline="") as file:
+        *_, last = DictReader(file)
+    count = len(list(Path(images).glob("train/*/*.png")))
+    try:
+        from resource import RUSAGE_SELF, getrusage
+
+        peak_mb = getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    except ImportError:  # Windows
+        peak_mb = float("nan")
+    return loaded, 0.9 * count / float(last["seconds"]), peak_mb
 
 
 def read_plain_csv(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -592,6 +661,7 @@ def watch_live(model: str, seconds: float) -> tuple[float, float, int, int]:
 
 SECTIONS = {
     "csv": measure_csv,
+    "stream": measure_stream,
     "start": measure_start,
     "face": measure_face,
     "video": measure_video,

@@ -44,7 +44,14 @@ def test_multiply_adds_of_a_small_network():
 
 @pytest.mark.parametrize(
     ("unit", "plain", "ours", "ratio"),
-    [("s", 16, 4, 4), ("MB", 100, 200, 0.5), ("frames/s", 20, 120, 6), ("ms", None, 5, None), ("MB", 5, None, None)],
+    [
+        ("s", 16, 4, 4),
+        ("MB", 100, 200, 0.5),
+        ("frames/s", 20, 120, 6),
+        ("faces/s", 100, 90, 0.9),
+        ("ms", None, 5, None),
+        ("MB", 5, None, None),
+    ],
 )
 def test_a_ratio_says_how_many_times_better_ours_is(unit, plain, ours, ratio):
     assert Figure("", "", unit, plain, ours).ratio == ratio
@@ -192,3 +199,14 @@ def test_a_clip_without_a_face_is_refused(tmp_path):
     (tmp_path / "ours.csv").write_text("frame,time_s\n0,0\n1,0\n1,0\n")
     benchmark.Loops._checked(loops, "ours", tmp_path / "ours.csv", 2, None)
     assert loops.faces_per_frame == {"ours": 1.5}
+
+
+# ---------------------------------------------------------------------------------------------------- training
+def test_training_from_memory_and_from_the_disk(tmp_path):
+    images = benchmark.write_images(tmp_path / "images", 30)
+    split = load_fer2013_data(images)["Training"]
+    assert split.faces.shape == (30, 48, 48, 1) and len(np.unique(split.emotions)) == 3
+    runs = [
+        benchmark.call(benchmark.time_training, images, mapped, tmp_path, folder=tmp_path) for mapped in (False, True)
+    ]
+    assert all(loaded < 10 and rate > 1 and peak_mb > 100 for loaded, rate, peak_mb in runs)
