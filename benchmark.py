@@ -3,7 +3,7 @@
     python benchmark.py                                           # everything, about five minutes
     python benchmark.py --only start memory                       # some sections
     python benchmark.py --only csv --dataset fer2013/fer2013.csv  # on FER2013 itself
-    python benchmark.py --only stream                             # training from the disk; some minutes more
+    python benchmark.py --only training stream                    # ten minutes more
     python benchmark.py --json output/benchmark.json
 
 The plain way is that of the small programs this field is known by: pandas and `int()` for every pixel; Keras inside the
@@ -38,14 +38,15 @@ from load_and_process import CSV_SUFFIXES, SPLITS, Parser, exit_status, find_sou
 # fmt: off
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
-only = ("csv", "start", "face", "video", "ensemble", "memory", "delay")  # sections to measure; there is "stream", too
+# and, to be asked for: training, stream
+only = ("csv", "start", "face", "video", "ensemble", "memory", "delay")  # sections to measure
 dataset = None                 # FER2013's CSV, also compressed; None: a generated one of `csv_rows` faces
 json = None                    # a file for the figures
 quick = False                  # once, on clips of a second: to see that it works
 repetitions = 3                # of which the median counts
 clip_s = 10                    # seconds of video, at 25 frames/s
 csv_rows = 2000                # faces
-stream_images = 20_000         # generated images in a folder to train on
+training_images = 5_000        # generated images in a folder to train on; of "stream": four times as many
 # fmt: on
 # ------------------------------------------------------------------------------------------------------------
 
@@ -234,15 +235,30 @@ def write_csv(path: Path, rows: int) -> Path:
     return path
 
 
+def measure_training(folder: Path, args) -> list[Figure]:
+    """Training each network: in float32, and in the precision that the script chooses."""
+    from models.cnn import NETWORKS
+
+    images = write_images(folder / "images", 500 if args.quick else training_images)
+    figures = []
+    for network in NETWORKS:
+        rates = [
+            call(time_training, images, folder, False, network, precision, folder=folder)[1]
+            for precision in ("float32", "auto")
+        ]
+        figures.append(Figure("training", f"training {network}", "faces/s", *rates))
+    return [figures[0]._replace(note="plain: in float32, ours: as the script chooses; the second epoch"), *figures[1:]]
+
+
 def measure_stream(folder: Path, args) -> list[Figure]:
     """Training on a folder of images: from memory, and from the disk."""
-    count = 500 if args.quick else stream_images
-    images = write_images(folder / "images", count)
+    count = 500 if args.quick else 4 * training_images
+    images = write_images(folder / "streamed", count)
     runs = {mapped: [] for mapped in (False, True)}
-    read_s, *_ = call(time_training, images, True, folder, folder=folder)  # which decodes the images into the cache
+    read_s, *_ = call(time_training, images, folder, True, folder=folder)  # which decodes the images into the cache
     for _ in range(args.repetitions):
         for mapped, taken in runs.items():
-            taken.append(call(time_training, images, mapped, folder, folder=folder)[1:])
+            taken.append(call(time_training, images, folder, mapped, folder=folder)[1:])
     (inside, inside_mb), (streamed, streamed_mb) = (np.median(taken, axis=0) for taken in runs.values())
     what = f"training tiny_XCEPTION on {count:,} images"
     note = f"plain: from memory, ours: from the cache's file; decoding the images once took {read_s:.0f} s before that"
@@ -265,7 +281,9 @@ def write_images(folder: Path, count: int) -> Path:
     return folder
 
 
-def time_training(images: str, mapped: bool, folder: str) -> tuple[float, float, float]:
+def time_training(
+    images: str, folder: str, mapped: bool, network: str = "tiny_XCEPTION", precision: str = "auto"
+) -> tuple[float, float, float]:
     """Seconds to load a folder of images, faces/s of the second epoch, and the process's peak memory in 1e6 bytes."""
     from csv import DictReader
 
@@ -277,19 +295,10 @@ def time_training(images: str, mapped: bool, folder: str) -> tuple[float, float,
     loaded = time.perf_counter() - started
     import train_emotion_classifier
 
-    arguments = [
-        "--dataset",
-        images,
-        "--network",
-        "tiny_XCEPTION",
-        "--epochs",
-        "2",
-        "--output-dir",
-        f"{folder}/trained",
-    ]
-    if status := train_emotion_classifier.main(arguments):
+    arguments = ["--dataset", images, "--network", network, "--epochs", "2", "--precision", precision]
+    if status := train_emotion_classifier.main([*arguments, "--output-dir", f"{folder}/trained"]):
         raise RuntimeError(f"training ended with status {status}")
-    with open(Path(folder, "trained", "tiny_XCEPTION.log.csv"), newline="") as file:
+    with open(Path(folder, "trained", f"{network}.log.csv"), newline="") as file:
         *_, last = DictReader(file)
     count = len(list(Path(images).glob("train/*/*.png")))
     try:
@@ -661,6 +670,7 @@ def watch_live(model: str, seconds: float) -> tuple[float, float, int, int]:
 
 SECTIONS = {
     "csv": measure_csv,
+    "training": measure_training,
     "stream": measure_stream,
     "start": measure_start,
     "face": measure_face,

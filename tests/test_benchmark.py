@@ -207,6 +207,6 @@ def test_training_from_memory_and_from_the_disk(tmp_path):
     split = load_fer2013_data(images)["Training"]
     assert split.faces.shape == (30, 48, 48, 1) and len(np.unique(split.emotions)) == 3
     runs = [
-        benchmark.call(benchmark.time_training, images, mapped, tmp_path, folder=tmp_path) for mapped in (False, True)
+        benchmark.call(benchmark.time_training, images, tmp_path, mapped, folder=tmp_path) for mapped in (False, True)
     ]
     assert all(loaded < 10 and rate > 1 and peak_mb > 100 for loaded, rate, peak_mb in runs)
