@@ -200,6 +200,8 @@ def draw_explanation(face, heat, probabilities, labels):
         uint8 (256, W, 3), BGR.
     """
     side, unit = 256, 1.1
+    while text_size("", unit)[1] * len(labels) > side:  # all of the bars, however many
+        unit *= 0.9
     plain = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA if face.shape[0] > side else cv2.INTER_CUBIC)
     hot = plain.copy()
     blend_heat_map(hot, (0, 0, side, side), heat)

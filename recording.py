@@ -243,7 +243,7 @@ def draw_timeline(past, emotions):
         axes.set(ylim=(0, 1), yticks=(0, 0.5, 1), ylabel=f"face {identity}")
         axes.margins(x=0)
     if bands:
-        figure.legend(bands, emotions, loc="outside upper center", ncols=len(emotions), frameon=False)
+        figure.legend(bands, emotions, loc="outside upper center", ncols=min(len(emotions), 10), frameon=False)
     else:
         rows[0].set(yticks=[], title="no face")
     return figure

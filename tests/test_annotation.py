@@ -207,3 +207,12 @@ def test_text_is_as_wide_as_it_says():
     rows, columns = np.nonzero(picture)
     assert columns.max() < width <= columns.max() + 16 and rows.max() < height
     assert cv2.countNonZero(picture[:, :4]) == 0
+
+
+def test_an_explanation_of_many_emotions_shows_them_all():
+    labels = [f"emotion {number}" for number in range(20)]
+    probabilities = np.full(20, 0.05)
+    picture = draw_explanation(np.full((90, 90, 3), 120, np.uint8), np.zeros((3, 3)), probabilities, labels)
+    assert picture.shape[0] == 256
+    bars = picture[:, 512:].max(axis=(1, 2))
+    assert (bars[:3] == 40).all() and (bars[-3:] == 40).all()  # nothing is cut off above or below
