@@ -18,6 +18,7 @@ import json
 import math
 import mmap
 import os
+import platform
 import shutil
 import struct
 import sys
@@ -80,6 +81,9 @@ IMAGES_PER_BATCH = 512  # decoded side by side
 IN_MEMORY = 2**28  # bytes of faces; more stay in the cache's file, and the system brings in what is looked at
 UNREADABLE = 0.01  # share of the images of a folder that may be unreadable; they are named and left out
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) + ((lzma.LZMAError,) if lzma else ())
+
+# What a user has mistaken, among the errors that are told in one line.
+MISTAKES = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class Split(NamedTuple):
@@ -857,7 +861,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OSError: naming `path`, later, where the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{_process()}{path.suffix}")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -881,7 +885,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give a new folder beside `path`, which is not there or empty; it takes its place if the block ends well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{_process()}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -893,6 +897,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _process() -> str:
+    """Return what tells this process from all others, those of other hosts that share the folder included."""
+    return f"{platform.node()}.{os.getpid()}"
 
 
 @contextlib.contextmanager
@@ -945,8 +954,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         if isinstance(error, ValueError) and not ours:  # a library's: what led to it is a bug, not a mistake
             raise
         print(f"error: {error}", file=sys.stderr)
-        mistakes = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-        return 2 if isinstance(error, mistakes) else 1
+        return 2 if isinstance(error, MISTAKES) else 1
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

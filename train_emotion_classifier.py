@@ -5,6 +5,7 @@
     python train_emotion_classifier.py --network big_XCEPTION --epochs 60
     python train_emotion_classifier.py --teacher models/simple_CNN.hdf5   # learn from a larger network, too
     python train_emotion_classifier.py --resume                           # go on after Ctrl-C or a power cut
+    KERAS_BACKEND=jax python train_emotion_classifier.py --hosts node0:12345,node1 --host-index 0    # see hosts.py
 
 Writes to --output-dir, each file whole or not at all:
     NETWORK.EPOCH-VALACC.hdf5   the best checkpoint so far, labels and input size inside
@@ -12,10 +13,13 @@ Writes to --output-dir, each file whole or not at all:
     NETWORK.log.csv  NETWORK.curve.png   loss, accuracy and learning rate per epoch
     NETWORK.resume.npz          everything --resume needs to go on from the last finished epoch
 
-Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax.
+Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax, there on all accelerators of one or several hosts.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
+import io
 import json
 import math
 import os
@@ -28,6 +32,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+import hosts
 from load_and_process import (
     VOTED,
     Parser,
@@ -49,7 +54,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when i
 with quiet_start():
     import keras
 
-    keras.distribution.list_devices()
+    if keras.backend.backend() == "tensorflow":  # it tells of its devices; JAX mustn't look at them before its hosts
+        keras.distribution.list_devices()
 
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.cnn import EMOTION_MAPS, NETWORKS
@@ -144,6 +150,8 @@ def parse_args(argv=None):
     add("--output-dir", type=Path, default=output_dir, help="where everything is written")
     add("--resume", action="store_true", help="go on from the last finished epoch in --output-dir")
     add("--tensorboard", action="store_true", default=tensorboard, help="also write TensorBoard event files")
+    add("--hosts", metavar="HOST:PORT,HOST,...", help="train on several, this list given to each (or EMOTION_HOSTS)")
+    add("--host-index", type=_number(int, 0), metavar="I", help="which of --hosts this is")
     return parser.parse_args(argv)
 
 
@@ -151,38 +159,69 @@ def main(argv=None):
     args = parse_args(argv)
     args.epochs = vars(args).get("epochs", epochs_drawn if str(args.dataset) == "drawn" else epochs)
     args.augmentation = vars(args).get("augmentation", augmentation.get(args.network, 1.0))
+    place = hosts.find_place(args.hosts, args.host_index)
+    args.hosts = len(place.names)
+    backend = keras.backend.backend()
+    if args.hosts > 1 and backend != "jax":
+        raise ValueError(f"several hosts train on Keras's JAX backend; found {backend}: set KERAS_BACKEND=jax")
     args.precision = choose_precision(args.precision)
+    with hosts.Job(place) as job:
+        job.agree("run the same code", hosts.code_of(Path(__file__).resolve().parent), "copy it")
+        job.agree("have the same packages", versions(), "install the same")
+        own = ("dataset", "output_dir", "resume", "tensorboard")  # data are compared below, wherever they lie
+        settings = {name: value for name, value in resolved_settings(args).items() if name not in own}
+        job.agree("be given the same settings", settings, "correct it")
+        job.start_jax()
+        with distributed(job):
+            return train(args, job)
+
+
+def train(args, job):
+    """Train as the command line says, on this host's part of the faces."""
     run_file = {
         name: args.output_dir / f"{args.network}.{name}"
         for name in ("settings.json", "log.csv", "curve.png", "resume.npz")
     }
-    saved = read_saved_run(args, run_file["resume.npz"]) if args.resume else None
-    if not args.resume and run_file["resume.npz"].exists():
+    parts = job.count * local_devices()
+    check_divisible("--batch-size", args.batch_size, parts)
+    saved = shared_run(args, job, run_file["resume.npz"])
+    if job.first and not args.resume and run_file["resume.npz"].exists():
         print(
             f"note: {args.output_dir} holds an earlier run of {args.network}; the first finished epoch replaces it "
             "(its .hdf5 stays). To go on with it instead: Ctrl-C, and --resume"
         )
 
-    boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")] if args.tensorboard else []
+    boards = []
+    if args.tensorboard and job.first:
+        boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")]
     input_shape = (*args.image_size, 1)
-    NETWORKS[args.network](input_shape, 2)  # a size that it can't take is refused before the data are read
+    with alone():
+        NETWORKS[args.network](input_shape, 2)  # a size that it can't take is refused before the data are read
     data, votes = load_fer2013_data(args.dataset, tuple(args.image_size)), {}
     if args.votes:
         data, votes = with_votes(data, args.votes, args.votes_as != "share", args.drop_no_face)
     data = data.compact()
     chosen, validation, validated_on, calibration = divide(data, args.seed)
-    train, labels = data["Training"], labels_of(data, votes.get("Training"), args.votes_as)
+    faces, labels = data["Training"].faces, labels_of(data, votes.get("Training"), args.votes_as)
+    teachers = {f"teacher {path.name}": hosts.short_hash(path.read_bytes()) for path in args.teacher if path.is_file()}
+    job.agree("train on the same data", hosts.data_of(data, labels, chosen) | teachers, "copy them from one host")
     teach = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
     settings = resolved_settings(args)
-    with replacing(run_file["settings.json"]) as partial:
-        partial.write_text(json.dumps(settings, indent=2) + "\n")
-    print(json.dumps(settings, indent=2))
-    print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
-    print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
+    if job.first:
+        with replacing(run_file["settings.json"]) as partial:
+            partial.write_text(json.dumps(settings, indent=2) + "\n")
+        print(json.dumps(settings, indent=2))
+        print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
+        print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
-    batches = AugmentedFaces(train.faces, labels, chosen, args.batch_size, args.seed, args.augmentation, teach)
+    batches = AugmentedFaces(
+        faces, labels, chosen, args.batch_size, args.seed, args.augmentation, teach, (job.index, job.count)
+    )
+    check_divisible(
+        f"the {batches.batch_size} faces there are to train on, less than --batch-size,", batches.batch_size, parts
+    )
     for layer in model.layers:  # statistics of the last epoch at most: small data sets have few steps in one
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, math.exp(-1 / len(batches)))
@@ -191,8 +230,9 @@ def main(argv=None):
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
         metrics=["accuracy"],
     )
-    validated = build_network(args.network, input_shape, len(data.emotions), "float32")
-    best = BestCheckpoint(validated, validation, calibration, data.emotions, args.output_dir)
+    with alone():
+        validated = build_network(args.network, input_shape, len(data.emotions), "float32")
+        best = BestCheckpoint(validated, validation, calibration, data.emotions, args.output_dir, job)
     reducers = (
         []
         if args.schedule == "cosine"
@@ -200,12 +240,13 @@ def main(argv=None):
     )
     stopping = keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="max", patience=args.early_stopping_patience)
     record = RunRecord(
-        batches, best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved
+        batches, best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved, job
     )
+    say = print if job.first else lambda *text, **how: None
     if saved and record.epochs_done >= args.epochs:
-        print(f"the run is complete, {record.epochs_done} epochs; more --epochs go on with it", flush=True)
+        say(f"the run is complete, {record.epochs_done} epochs; more --epochs go on with it", flush=True)
     elif saved:
-        print(f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}", flush=True)
+        say(f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}", flush=True)
     try:
         if record.epochs_done < args.epochs and not record.stopped_early(args.early_stopping_patience):
             # Ours come first: they put the validation figures into the logs that the others read.
@@ -214,29 +255,73 @@ def main(argv=None):
                 initial_epoch=record.epochs_done,
                 epochs=args.epochs,
                 shuffle=False,  # `batches` has an order of its own, which --resume can go on with
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=0 if not job.first else 1 if sys.stdout.isatty() else 2,
                 callbacks=[best, *reducers, stopping, *boards, record],
             )
         if record.stopped_early(args.early_stopping_patience):
-            print(f"no higher val_accuracy for {args.early_stopping_patience} epochs: the run ends")
+            say(f"no higher val_accuracy for {args.early_stopping_patience} epochs: the run ends")
     except KeyboardInterrupt:
         print(f"stopped; {record.epochs_done} epochs are finished, and --resume goes on from there")
         raise
     finally:
-        if record.rows and not isinstance(sys.exception(), OSError):  # a full disk has had its say
+        if job.first and record.rows and not isinstance(sys.exception(), OSError):  # a full disk has had its say
             title = f"{args.network}, validated on {validated_on}"
             draw_learning_curve(record.rows, run_file["curve.png"], title, args.label_smoothing)
 
-    print(f"best checkpoint: {best.path}")
-    trained, _ = load_checkpoint(best.path)
-    report = {validated_on: validation}
-    if "PrivateTest" in data:
-        report["PrivateTest"] = data["PrivateTest"]
-    for split, faces in report.items():
-        right = probabilities_of(trained, faces).argmax(axis=1) == faces.emotions
-        print(f"{split}: {right.mean():.2%} of {len(right)} faces named right")
-    print(f"try it live: python real_time_emotion_recognition.py --model {best.path}")
+    if job.first:
+        print(f"best checkpoint: {best.path}")
+        report = {validated_on: validation}
+        if "PrivateTest" in data:
+            report["PrivateTest"] = data["PrivateTest"]
+        with alone():
+            trained, _ = load_checkpoint(best.path)
+            for split, of_split in report.items():
+                right = probabilities_of(trained, of_split).argmax(axis=1) == of_split.emotions
+                print(f"{split}: {right.mean():.2%} of {len(right)} faces named right")
+        print(f"try it live: python real_time_emotion_recognition.py --model {best.path}")
     return 0
+
+
+def local_devices():
+    """How many devices of this host share a batch: one where the backend is not JAX."""
+    if keras.backend.backend() != "jax":
+        return 1
+    import jax
+
+    return jax.local_device_count()
+
+
+@contextlib.contextmanager
+def distributed(job):
+    """Let every network built here be trained by all devices of all hosts, each on its part of a batch."""
+    devices = local_devices()
+    job.agree("have as many devices", {"the number of devices": devices}, "hide the others (CUDA_VISIBLE_DEVICES)")
+    if job.count * devices == 1:
+        yield
+        return
+    with keras.distribution.DataParallel(auto_shard_dataset=False).scope():  # `AugmentedFaces` gives the parts
+        yield
+
+
+@contextlib.contextmanager
+def alone():
+    """Let networks be built and run on this host alone, as validation is."""
+    everywhere = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(everywhere)
+
+
+def check_divisible(what, size, parts):
+    """ValueError where a batch of that many faces can't be divided among all devices."""
+    if size % parts:
+        below, above = size // parts * parts, -(-size // parts) * parts
+        fitting = f"{below} or {above}" if below else above
+        raise hosts.Disagreement(
+            f"{what} must be divisible by {parts}, all devices of all hosts; found {size}: pass --batch-size {fitting}"
+        )
 
 
 def choose_precision(wanted):
@@ -357,14 +442,15 @@ class AugmentedFaces(keras.utils.PyDataset):
             unbroken one would have; the last of an epoch that fill no batch wait for another epoch's order.
         strength: as `augment` takes it.
         teach: takes such faces and gives probabilities (b, emotions).
+        part: (i, n), give the i-th of n equal parts of each batch, changed as in the whole batch.
     """
 
-    def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, teach=None):
+    def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, teach=None, part=(0, 1)):
         # TensorFlow's data pipeline runs ahead of the step by itself; elsewhere Keras needs threads of its own for it.
         super().__init__(workers=1 if keras.backend.backend() == "tensorflow" else min(8, os.cpu_count() or 1))
         self.faces, self.labels, self.chosen, self.seed = faces, labels, chosen, seed
         self.strength, self.teach = strength, teach
-        self.batch_size = min(batch_size, len(chosen))
+        self.batch_size, self.part = min(batch_size, len(chosen)), part
         self.epoch, self._order = 0, (None, None)
 
     def __len__(self):
@@ -379,7 +465,11 @@ class AugmentedFaces(keras.utils.PyDataset):
             release(self.faces)
         chosen = np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])  # as they lie in a file
         rng = np.random.default_rng((self.seed, self.epoch, batch))
-        images, labels = augment(self.faces[chosen], rng, self.strength), self.labels[chosen]
+        changes = draw_changes(len(chosen), self.faces.shape[1:3], rng, self.strength)
+        index, count = self.part
+        own = slice(index * len(chosen) // count, (index + 1) * len(chosen) // count)
+        images = apply_changes(self.faces[chosen[own]], {name: drawn[own] for name, drawn in changes.items()})
+        labels = self.labels[chosen[own]]
         if self.teach:
             labels += np.float32(teacher_share) * (self.teach(images) - labels)
         return images, labels
@@ -421,7 +511,21 @@ def augment(faces, rng, strength=1.0):
     Returns:
         float32 (n, h, w, c) in [-1, 1].
     """
-    n, height, width, channels = faces.shape
+    return apply_changes(faces, draw_changes(len(faces), faces.shape[1:3], rng, strength))
+
+
+def draw_changes(n, size, rng, strength=1.0):
+    """What is to happen to each of n faces.
+
+    Args:
+        n: number of faces.
+        size: their height and width in pixels.
+        rng, strength: as `augment` takes them.
+
+    Returns:
+        dict of arrays with a row per face, so that `apply_changes` may be given some of the faces and their rows.
+    """
+    height, width = size
     angle = strength * np.deg2rad(rng.uniform(-rotation, rotation, n))
     scale = 1 + strength * rng.uniform(-zoom, zoom, n)
     mirror = np.where(rng.random(n) < 0.5 * flip, -1, 1)
@@ -432,9 +536,23 @@ def augment(faces, rng, strength=1.0):
     source[:, 1, 0], source[:, 1, 1] = np.sin(angle) * scale * mirror, np.cos(angle) * scale
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     source[:, :, 2] = centre + moved - source[:, :, :2] @ centre
+    changes = {
+        "source": source,
+        "contrast": 1 + strength * rng.uniform(-contrast, contrast, (n, 1, 1, 1)).astype(np.float32),
+        "brightness": strength * rng.uniform(-brightness, brightness, (n, 1, 1, 1)).astype(np.float32),
+        "erased": rng.random(n) < strength * erasing,
+    }
+    sides = (rng.uniform(0.15, 0.4, (n, 2)) * size).astype(int)
+    corner = (rng.random((n, 2)) * (size - sides + 1)).astype(int)
+    # (n, 4): top, left, bottom, right
+    return changes | {"rectangle": np.hstack([corner, corner + sides]), "filling": rng.uniform(-1, 1, n)}
 
+
+def apply_changes(faces, changes):
+    """Change faces, uint8 (n, h, w, c), as `draw_changes` says; float32 (n, h, w, c) in [-1, 1]."""
+    _, height, width, channels = faces.shape
     warped = np.empty_like(faces)
-    for face, matrix, result in zip(faces, source, warped, strict=True):
+    for face, matrix, result in zip(faces, changes["source"], warped, strict=True):
         result[:] = cv2.warpAffine(
             face,
             matrix,
@@ -443,14 +561,13 @@ def augment(faces, rng, strength=1.0):
             borderMode=cv2.BORDER_REFLECT_101,
         ).reshape(height, width, channels)
     images = preprocess_images(warped)
-    images *= 1 + strength * rng.uniform(-contrast, contrast, (n, 1, 1, 1)).astype(np.float32)
-    images += strength * rng.uniform(-brightness, brightness, (n, 1, 1, 1)).astype(np.float32)
+    images *= changes["contrast"]
+    images += changes["brightness"]
     np.clip(images, -1, 1, out=images)
 
-    for i in np.flatnonzero(rng.random(n) < strength * erasing):
-        h, w = (rng.uniform(0.15, 0.4, 2) * (height, width)).astype(int)
-        y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-        images[i, y : y + h, x : x + w] = rng.uniform(-1, 1)
+    for i in np.flatnonzero(changes["erased"]):
+        top, left, bottom, right = changes["rectangle"][i]
+        images[i, top:bottom, left:right] = changes["filling"][i]
     return images
 
 
@@ -478,29 +595,38 @@ class BestCheckpoint(keras.callbacks.Callback):
     """Validate each epoch's averaged weights in float32 and keep the best as `.hdf5`: what is validated is saved.
 
     Saving calibrates them, which changes how sure the network is, but not what it names.
-    Puts val_loss and val_accuracy into the logs, so it stands before the callbacks that read them.
+    Puts val_loss and val_accuracy into the logs, so it stands before the callbacks that read them.  Of several hosts
+    the first does all this, and the others get its figures, so that all come to the same decisions.
     """
 
-    def __init__(self, validated, validation, calibration, emotions, output_dir):
+    def __init__(self, validated, validation, calibration, emotions, output_dir, job):
         super().__init__()
+        self.job = job
         self.validated, self.emotions, self.output_dir = validated, emotions, output_dir
         self.validation, self.calibration = PlainFaces(validation), calibration
         self.path, self.score, self.superseded = None, (-1.0, 0.0), None
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def on_epoch_end(self, epoch, logs):
-        self.validated.set_weights(averaged_weights(self.model))
-        result = self.validated.evaluate(self.validation, verbose=0, return_dict=True)
+        averaged, result = averaged_weights(self.model), None
+        if self.job.first:
+            with alone():
+                self.validated.set_weights(averaged)
+                result = self.validated.evaluate(self.validation, verbose=0, return_dict=True)
+        result = self.job.share(result)
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
         if not math.isfinite(logs["loss"] + result["loss"]):
-            raise ValueError(
+            raise hosts.Disagreement(
                 f"the loss of epoch {epoch + 1} is no number any more: lower --learning-rate, and --resume"
             )
         score = (result["accuracy"], -result["loss"])  # of two as accurate, the surer one
         if score > self.score:
             self.superseded, self.score = self.path, score
             self.path = self.output_dir / f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}.hdf5"
-            save_checkpoint(self.validated, self.path, self.emotions, calibrate(self.validated, self.calibration))
+            if self.job.first:
+                with alone(), self.job.writing():
+                    temperature = calibrate(self.validated, self.calibration)
+                    save_checkpoint(self.validated, self.path, self.emotions, temperature)
 
     def forget_superseded(self):
         """Delete the checkpoint that a better one has replaced, once nothing refers to it any more."""
@@ -555,14 +681,16 @@ class RunRecord(keras.callbacks.Callback):
     random states, so that a resumed run continues as an unbroken one.
     """
 
-    def __init__(self, batches, best, counting, settings, state_path, log_path, saved=None):
+    def __init__(self, batches, best, counting, settings, state_path, log_path, saved, job):
         super().__init__()
+        self.job = job
         self.batches, self.best, self.counting, self.settings = batches, best, counting, settings
         self.state_path, self.log_path, self.saved = state_path, log_path, saved
         self.rows = []
         if saved:
             self.rows = saved["rows"]
             best.path, best.score = state_path.with_name(saved["best_name"]), tuple(saved["best_score"])
+        job.epochs_done = len(self.rows)
 
     @property
     def epochs_done(self):
@@ -602,6 +730,13 @@ class RunRecord(keras.callbacks.Callback):
                 "seconds": round(time.monotonic() - self._started, 2),
             }
         )
+        if self.job.first:
+            with self.job.writing():
+                self._write()
+        self.job.share()  # no host goes on before the epoch is saved
+        self.job.epochs_done = len(self.rows)
+
+    def _write(self):
         description = json.dumps(
             {
                 "settings": self.settings,
@@ -618,6 +753,23 @@ class RunRecord(keras.callbacks.Callback):
         self.best.forget_superseded()
 
 
+def shared_run(args, job, path):
+    """The run to resume, or None; host 0 reads it, and the others get it from there."""
+    content = b""
+    if args.resume and job.first and read_saved_run(args, path):
+        content = path.read_bytes()
+    content = job.share_bytes(content)
+    return parse_saved_run(io.BytesIO(content)) if content else None
+
+
+def parse_saved_run(file):
+    """What `RunRecord` wrote to a file, with its arrays as a list."""
+    with np.load(file) as arrays:
+        saved = json.loads(str(arrays["description"]))
+        saved["variables"] = [arrays[f"variable_{i}"] for i in range(len(arrays.files) - 1)]
+    return saved
+
+
 def read_saved_run(args, path):
     """What `RunRecord` wrote, or None where the folder holds no run at all; ValueError where it is another's."""
     if not path.is_file():
@@ -630,9 +782,7 @@ def read_saved_run(args, path):
         print(f"no finished epoch of {args.network} in {args.output_dir} to go on from: starting at the first")
         return None
     try:
-        with np.load(path) as file:
-            saved = json.loads(str(file["description"]))
-            saved["variables"] = [file[f"variable_{i}"] for i in range(len(file.files) - 1)]
+        saved = parse_saved_run(path)
         best = args.output_dir / saved["best_name"]
     except Exception as error:  # a damaged archive fails in many ways: zip, NumPy's header, JSON
         raise ValueError(f"{path} is damaged ({error}); leave --resume out to start at the first epoch") from error
@@ -682,12 +832,19 @@ def resolved_settings(args):
         "brightness",
         "erasing",
     )
-    flags = {name: value for name, value in vars(args).items() if name != "resume"}
+    flags = {name: value for name, value in vars(args).items() if name not in ("resume", "host_index")}
     data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
     flags |= {"image_size": list(args.image_size), "dataset": data, "output_dir": str(args.output_dir)}
     flags |= {"votes": args.votes and args.votes.name, "teacher": [path.name for path in args.teacher]}
-    versions = {"keras": keras.__version__, "backend": keras.backend.backend()}
-    return flags | {name: globals()[name] for name in names} | versions
+    packages = {"keras": keras.__version__, "backend": keras.backend.backend()}
+    return flags | {name: globals()[name] for name in names} | packages
+
+
+def versions():
+    """Versions of what all hosts must compute with, by package."""
+    packages = ("keras", "jax", "jaxlib", "numpy", "opencv-python")
+    found = {name: [d.version for d in importlib.metadata.distributions(name=name)] for name in packages}
+    return {name: version[0] if version else "none" for name, version in found.items()}
 
 
 def tensorboard_callback(folder):
