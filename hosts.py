@@ -520,11 +520,20 @@ class Relay:
     def _accept(self):
         while True:
             near, _ = self.server.accept()
-            with contextlib.suppress(OSError):
-                far = socket.create_connection(self.target, timeout=silence_timeout)
-                far.settimeout(None)
-                threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
-                threading.Thread(target=self._pump, args=(far, near), daemon=True).start()
+            threading.Thread(target=self._connect, args=(near,), daemon=True).start()
+
+    def _connect(self, near):
+        deadline = time.monotonic() + start_timeout
+        while time.monotonic() < deadline:
+            try:
+                far = socket.create_connection(self.target, timeout=heartbeat)
+            except OSError:  # JAX's service on host 0 may start a little later
+                time.sleep(0.1)
+                continue
+            far.settimeout(None)
+            threading.Thread(target=self._pump, args=(far, near), daemon=True).start()
+            return self._pump(near, far)
+        return near.close()
 
     @staticmethod
     def _pump(source, target):

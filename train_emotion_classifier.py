@@ -26,6 +26,7 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -112,6 +113,7 @@ tensorboard = False            # also write TensorBoard event files (needs: pip 
 VOTES_AS = ("share", "hard", "soft")
 SCHEDULES = ("cosine", "plateau")
 VALIDATED_AT_ONCE = 256  # faces
+BATCHES_AHEAD = 10  # of the step
 BATCHES_UNTIL_RELEASE = 500  # of faces that lie in a file
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
@@ -446,8 +448,12 @@ class AugmentedFaces(keras.utils.PyDataset):
     """
 
     def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, teach=None, part=(0, 1)):
-        # TensorFlow's data pipeline runs ahead of the step by itself; elsewhere Keras needs threads of its own for it.
-        super().__init__(workers=1 if keras.backend.backend() == "tensorflow" else min(8, os.cpu_count() or 1))
+        super().__init__()
+        # TensorFlow's data pipeline runs ahead of the step by itself.  Elsewhere we do: with workers of Keras's, what
+        # `fit` has looked at to build the network would be learnt from again, in place of other batches.
+        self._threads, self._ahead = None, {}
+        if keras.backend.backend() != "tensorflow":
+            self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self.faces, self.labels, self.chosen, self.seed = faces, labels, chosen, seed
         self.strength, self.teach = strength, teach
         self.batch_size, self.part = min(batch_size, len(chosen)), part
@@ -457,14 +463,23 @@ class AugmentedFaces(keras.utils.PyDataset):
         return len(self.chosen) // self.batch_size
 
     def __getitem__(self, batch):
-        epoch, order = self._order
-        if epoch != self.epoch:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.chosen)
-            self._order = self.epoch, order
+        if not self._threads:
+            return self._make(self.epoch, batch)
+        self._ahead = {key: ahead for key, ahead in self._ahead.items() if key[0] == self.epoch and key[1] >= batch}
+        for number in range(batch, min(batch + BATCHES_AHEAD, len(self))):
+            if (self.epoch, number) not in self._ahead:
+                self._ahead[self.epoch, number] = self._threads.submit(self._make, self.epoch, number)
+        return self._ahead.pop((self.epoch, batch)).result()
+
+    def _make(self, epoch, batch):
+        drawn_for, order = self._order
+        if drawn_for != epoch:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.chosen)
+            self._order = epoch, order
         if batch % BATCHES_UNTIL_RELEASE == 0:
             release(self.faces)
         chosen = np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])  # as they lie in a file
-        rng = np.random.default_rng((self.seed, self.epoch, batch))
+        rng = np.random.default_rng((self.seed, epoch, batch))
         changes = draw_changes(len(chosen), self.faces.shape[1:3], rng, self.strength)
         index, count = self.part
         own = slice(index * len(chosen) // count, (index + 1) * len(chosen) // count)
@@ -665,12 +680,13 @@ def calibrate(model, held_out):
 
 def averaged_weights(model):
     """The model's weights with their moving average in place of the last step's, where the optimizer keeps one."""
-    weights = model.get_weights()
     if not model.optimizer.use_ema:
-        return weights
+        return model.get_weights()
+    kept = [keras.ops.copy(variable) for variable in model.weights]  # on the devices: several hosts compare NumPy's
     model.optimizer.finalize_variable_values(model.trainable_variables)
     averaged = model.get_weights()
-    model.set_weights(weights)
+    for variable, value in zip(model.weights, kept, strict=True):
+        variable.assign(value)
     return averaged
 
 

@@ -601,6 +601,30 @@ def test_batches_follow_from_seed_epoch_and_batch():
     assert len({images.tobytes() for images in batches.values()}) == 4
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_are_changed_as_in_the_whole(monkeypatch, parts):
+    monkeypatch.setattr(train, "erasing", 0.5)
+    faces, labels = random_faces(30, 32, 32), np.eye(7, dtype=np.float32)[np.arange(30) % 7]
+    given = [faces, labels, np.arange(30), 8, 3, 1.5]
+    whole = train.AugmentedFaces(*given)
+    shares = [train.AugmentedFaces(*given, part=(index, parts)) for index in range(parts)]
+    for epoch, batch in [(0, 0), (0, 2), (5, 1)]:
+        for sequence in (whole, *shares):
+            sequence.epoch = epoch
+        for expected, *pieces in zip(whole[batch], *(share[batch] for share in shares), strict=True):
+            assert all(len(piece) == 8 // parts for piece in pieces)
+            np.testing.assert_array_equal(np.concatenate(pieces), expected)
+
+
+def test_batches_that_were_looked_at_come_again():
+    """What `fit` looks at before the first epoch of a resumed run is not learnt from in place of other batches."""
+    sequence, fresh = (train.AugmentedFaces(random_faces(30), np.eye(7)[[0] * 30], np.arange(30), 8, 0) for _ in "ab")
+    assert len(sequence[0][0]) == 8
+    sequence.epoch = fresh.epoch = 4
+    for batch in (0, 1, 2, 0):
+        np.testing.assert_array_equal(sequence[batch][0], fresh[batch][0])
+
+
 def test_every_face_at_most_once_an_epoch(only):
     only()
     sequence = train.AugmentedFaces(numbered([0] * 32).faces, np.eye(7)[np.arange(32) % 7], np.arange(2, 32), 8, seed=0)
