@@ -258,6 +258,16 @@ class Job:
         os.environ["no_grpc_proxy"] = "127.0.0.1"  # noqa: SIM112 - gRPC's own name; else it asks proxies for our address
         jax.config.update("jax_check_proxy_envs", False)
         everywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        blocked = (
+            "all hosts must reach each other at any port; found that JAX could not start on {who} ({why}): see that no "
+            "firewall lies between them"
+        )
+        who = self._who(self.index)
+        # JAX's own limit would end the process with a stack trace.
+        why = f"no answer within {start_timeout:.0f} s"
+        limit = threading.Timer(start_timeout, self._end, [f"error: {blocked.format(who=who, why=why)}", 1])
+        limit.daemon = True
+        limit.start()
         try:
             jax.distributed.initialize(
                 address,
@@ -265,16 +275,14 @@ class Job:
                 self.index,
                 cluster_detection_method="deactivate",  # all devices of a host are this process's
                 coordinator_bind_address=f"{everywhere}:{port}",
-                initialization_timeout=int(start_timeout),
+                initialization_timeout=int(10 * start_timeout),
                 heartbeat_timeout_seconds=int(10 * silence_timeout),  # ours comes first, and says more
                 shutdown_timeout_seconds=int(silence_timeout),
             )
             jax.devices()
         except RuntimeError as error:  # JAX's are
-            raise ConnectionError(
-                f"all hosts must reach each other; found that JAX could not start ({_line(error)}): see that no "
-                "firewall lies between them"
-            ) from error
+            raise ConnectionError(blocked.format(who=who, why=_line(error))) from error
+        limit.cancel()
         atexit.unregister(self._leave)
         atexit.register(self._leave)  # before JAX's, which waits for hosts that are gone
 

@@ -474,6 +474,17 @@ def test_batches_that_can_not_be_divided(tmp_path, faces_csv, compiled):
         )
 
 
+@with_jax
+def test_a_firewall_between_the_hosts(tmp_path, faces_csv, compiled):
+    blocked = "hosts.Relay._connect = lambda self, near: time.sleep(60)\nhosts.start_timeout = 4.0\ntrain.choose"
+    script = ("-c", TRAIN.replace("train.choose", blocked, 1))
+    at = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
+    for status, _, (line,) in ended(
+        *[training(tmp_path, faces_csv, compiled, *at, i, script=script) for i in range(2)]
+    ):
+        assert status == 1 and "could not start" in line and "no answer within 4 s" in line and "firewall" in line
+
+
 def other_settings(tmp_path, faces_csv):
     return ["--learning-rate", 0.1], faces_csv, ROOT, ["the same settings", "in learning_rate: 0.1 against 0.003"]
 
