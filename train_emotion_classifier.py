@@ -19,6 +19,7 @@ Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax, there on a
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import math
@@ -57,6 +58,8 @@ with quiet_start():
 
     if keras.backend.backend() == "tensorflow":  # it tells of its devices; JAX mustn't look at them before its hosts
         keras.distribution.list_devices()
+    elif importlib.util.find_spec("tensorflow"):  # Keras imports it later, whatever the backend
+        import tensorflow  # noqa: F401
 
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.cnn import EMOTION_MAPS, NETWORKS

@@ -380,6 +380,7 @@ def test_keys_and_mouse(display, two_people, tmp_path):
 
         def snapshot():
             count = len(list(tmp_path.glob("output/snapshot*.png"))) + 1
+            time.sleep(0.3)  # OpenCV keeps one key at a time
             do("key", "s")
             deadline = time.monotonic() + 20
             while len(found := sorted(tmp_path.glob("output/snapshot*.png"), key=os.path.getmtime)) < count:
