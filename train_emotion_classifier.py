@@ -59,7 +59,7 @@ with quiet_start():
     if keras.backend.backend() == "tensorflow":  # it tells of its devices; JAX mustn't look at them before its hosts
         keras.distribution.list_devices()
     elif importlib.util.find_spec("tensorflow"):  # Keras imports it later, whatever the backend
-        import tensorflow  # noqa: F401
+        importlib.import_module("tensorflow")
 
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.cnn import EMOTION_MAPS, NETWORKS
