@@ -124,7 +124,7 @@ def take_a_step(backend, faces, mode, names):
 def test_trains_on_either_backend(backend):
     # JAX is an option of the user's: the project asks for TensorFlow only.
     if backend == "jax" and not importlib.util.find_spec("jax"):
-        pytest.skip("JAX is not installed; it is not a requirement")
+        pytest.skip("JAX is not installed; it is an option of the user's, which .ci/run tests")
     # TensorFlow takes far longer to compile a step than to take one, and JAX the other way round
     take_a_step(backend, 8, "eager" if backend == "tensorflow" else "compiled", NETWORKS)
 
