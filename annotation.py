@@ -125,14 +125,15 @@ class Annotator:
             boxes = [(width - x - w, y, w, h) for x, y, w, h in boxes]
         unit = max(0.65, min(height / 480, width / 640))  # 1 at 640x480, and legible below
         line = text_size("", unit)[1]
-        if faces and min(height, width) >= 160:
-            labelled = [(x, y - line, w, h + line) for x, y, w, h in boxes]
-            self._draw_panel(image, shown, labelled, unit)
-        for face, (x, y, w, h) in zip(faces, boxes, strict=True):
-            label, colour = self.label(face)
+        labels = [self.label(face) for face in faces]
+        for face, (_, colour), (x, y, w, h) in zip(faces, labels, boxes, strict=True):
             thickness = max(1, round((3 if face is shown and len(faces) > 1 else 2) * unit))
             cv2.rectangle(image, (x, y), (x + w, y + h), colour, thickness, cv2.LINE_AA)
-            draw_tag(image, label, (x, y - line if y >= line else y + h), colour, unit)
+        if faces and min(height, width) >= 160:  # over the boxes, so that the bars can be read, but under the labels
+            labelled = [(x, y - line, w, h + line) for x, y, w, h in boxes]
+            self._draw_panel(image, shown, labelled, unit)
+        for (text, colour), (x, y, _, h) in zip(labels, boxes, strict=True):
+            draw_tag(image, text, (x, y - line if y >= line else y + h), colour, unit)
         if note:
             draw_tag(image, note, (0, height), BLACK, 0.8 * unit)
         if recording:
