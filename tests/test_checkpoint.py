@@ -27,7 +27,7 @@ def network(name="tiny_XCEPTION", shape=(32, 32, 1), classes=7, seed=0):
     """A network whose every weight, batch statistics too, is away from its initial value."""
     model = NETWORKS[name](shape, classes)
     rng = np.random.default_rng(seed)
-    model.set_weights([w + rng.uniform(0.02, 0.1, w.shape).astype(np.float32) for w in model.get_weights()])
+    model.set_weights([w + rng.uniform(0.015, 0.06, w.shape).astype(np.float32) for w in model.get_weights()])
     return model
 
 
