@@ -3,7 +3,7 @@
     python benchmark.py                                           # everything, about five minutes
     python benchmark.py --only start memory                       # some sections
     python benchmark.py --only csv --dataset fer2013/fer2013.csv  # on FER2013 itself
-    python benchmark.py --only training stream                    # ten minutes more
+    python benchmark.py --only training stream hosts              # a quarter of an hour more; hosts: with JAX
     python benchmark.py --json output/benchmark.json
 
 The plain way is that of the small programs this field is known by: pandas and `int()` for every pixel; Keras inside the
@@ -17,10 +17,12 @@ import math
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from csv import writer as csv_writer
 from importlib import metadata, util
 from json import dumps, loads
@@ -38,7 +40,7 @@ from load_and_process import CSV_SUFFIXES, SPLITS, Parser, exit_status, find_sou
 # fmt: off
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
-# and, to be asked for: training, stream
+# and, to be asked for: training, stream, hosts
 only = ("csv", "start", "face", "video", "ensemble", "memory", "delay")  # sections to measure
 dataset = None                 # FER2013's CSV, also compressed; None: a generated one of `csv_rows` faces
 json = None                    # a file for the figures
@@ -46,7 +48,7 @@ quick = False                  # once, on clips of a second: to see that it work
 repetitions = 3                # of which the median counts
 clip_s = 10                    # seconds of video, at 25 frames/s
 csv_rows = 2000                # faces
-training_images = 5_000        # generated images in a folder to train on; of "stream": four times as many
+training_images = 5_000        # generated ones in a folder; four times as many for "stream", a quarter for "hosts"
 # fmt: on
 # ------------------------------------------------------------------------------------------------------------
 
@@ -268,6 +270,35 @@ def measure_stream(folder: Path, args) -> list[Figure]:
     ]
 
 
+def measure_hosts(folder: Path, args) -> list[Figure]:
+    """Training on two hosts: two processes of this machine, over its loopback."""
+    if not util.find_spec("jax"):
+        raise ValueError('several hosts train on JAX; found none: pip install "jax>=0.8,<1"')
+    from models.cnn import NETWORKS
+
+    images = write_images(folder / "images_of_hosts", 500 if args.quick else training_images // 4)
+
+    def run(function, network, **environment):
+        # One thread that computes.  Tied to one core, it would wait for what the exchange does on that core.
+        arguments = (images, folder, network) if function is train_briefly else (images, folder, False, network)
+        return call(function, *arguments, folder=folder, KERAS_BACKEND="jax", PJRT_NPROC="1", **environment)
+
+    figures = []
+    for network in NETWORKS:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            hosts = f"127.0.0.1:{free.getsockname()[1]},127.0.0.1"
+        _, one, _ = run(time_training, network)
+        places = [{"EMOTION_HOSTS": hosts, "JOB_COMPLETION_INDEX": str(index)} for index in range(2)]
+        with ThreadPoolExecutor() as threads:
+            first = threads.submit(run, time_training, network, **places[0])
+            threads.submit(run, train_briefly, network, **places[1]).result()
+        _, two, _ = first.result()
+        figures.append(Figure("hosts", f"training {network}", "faces/s", one, two))
+    note = "plain: one process, ours: two, half of each batch in each; a thread each, JAX, the second epoch"
+    return [figures[0]._replace(note=note), *figures[1:]]
+
+
 def write_images(folder: Path, count: int) -> Path:
     """Write a data set's folder of PNGs, 48x48, of blurred noise, which compresses as faces do."""
     rng = np.random.default_rng(0)
@@ -293,11 +324,7 @@ def time_training(
     started = time.perf_counter()
     load_fer2013_data(images)
     loaded = time.perf_counter() - started
-    import train_emotion_classifier
-
-    arguments = ["--dataset", images, "--network", network, "--epochs", "2", "--precision", precision]
-    if status := train_emotion_classifier.main([*arguments, "--output-dir", f"{folder}/trained"]):
-        raise RuntimeError(f"training ended with status {status}")
+    train_briefly(images, folder, network, precision)
     with open(Path(folder, "trained", f"{network}.log.csv"), newline="") as file:
         *_, last = DictReader(file)
     count = len(list(Path(images).glob("train/*/*.png")))
@@ -308,6 +335,15 @@ def time_training(
     except ImportError:  # Windows
         peak_mb = float("nan")
     return loaded, 0.9 * count / float(last["seconds"]), peak_mb
+
+
+def train_briefly(images: str, folder: str, network: str, precision: str = "auto") -> None:
+    """Train for two epochs."""
+    import train_emotion_classifier
+
+    arguments = ["--dataset", images, "--network", network, "--epochs", "2", "--precision", precision]
+    if status := train_emotion_classifier.main([*arguments, "--output-dir", f"{folder}/trained"]):
+        raise RuntimeError(f"training ended with status {status}")
 
 
 def read_plain_csv(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -672,6 +708,7 @@ SECTIONS = {
     "csv": measure_csv,
     "training": measure_training,
     "stream": measure_stream,
+    "hosts": measure_hosts,
     "start": measure_start,
     "face": measure_face,
     "video": measure_video,

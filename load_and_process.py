@@ -20,6 +20,7 @@ import mmap
 import os
 import platform
 import shutil
+import signal
 import struct
 import sys
 import traceback
@@ -909,6 +910,9 @@ def quiet_start() -> Iterator[None]:
     """Silence what libraries' compiled parts write to standard error while they load; Python's errors still come.
 
     TensorFlow tells of its oneDNN and missing CUDA, LiteRT of its delegate, and neither can be asked not to.
+
+    Raises:
+        SystemExit: Keras's backend is not installed; with a line that says so.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -916,6 +920,13 @@ def quiet_start() -> Iterator[None]:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("tensorflow", "jax", "torch"):
+            raise
+        raise SystemExit(
+            f"error: Keras needs the package of its backend, {error.name}; found none: install it, or "
+            "set KERAS_BACKEND to tensorflow or jax"
+        ) from None
     finally:
         os.dup2(kept, 2)
         os.close(kept)
@@ -936,8 +947,10 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         argv: The arguments; None for those of the command line.
 
     Returns:
-        What `main` returns; 2 after bad input, 1 after another failure of the system, 130 after Ctrl-C.
+        What `main` returns; 2 after bad input, 1 after another failure of the system, 130 after Ctrl-C, and SIGTERM,
+        with which clusters stop a job, is taken for that.
     """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = main(argv)
         sys.stdout.flush()
@@ -955,6 +968,8 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, MISTAKES) else 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -209,15 +209,18 @@ def train(args, job):
     chosen, validation, validated_on, calibration = divide(data, args.seed)
     faces, labels = data["Training"].faces, labels_of(data, votes.get("Training"), args.votes_as)
     teachers = {f"teacher {path.name}": hosts.short_hash(path.read_bytes()) for path in args.teacher if path.is_file()}
-    job.agree("train on the same data", hosts.data_of(data, labels, chosen) | teachers, "copy them from one host")
+    facts = hosts.data_of(data, labels, chosen)
+    job.agree("train on the same data", facts | teachers, "copy them from one host")
+    if saved:
+        check_same_data(saved["settings"]["data"], facts, args)
     teach = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
-    settings = resolved_settings(args)
+    settings = resolved_settings(args) | {"data": facts}
     if job.first:
         with replacing(run_file["settings.json"]) as partial:
             partial.write_text(json.dumps(settings, indent=2) + "\n")
-        print(json.dumps(settings, indent=2))
+        print(json.dumps(resolved_settings(args), indent=2))
         print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
         print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
@@ -810,17 +813,7 @@ def read_saved_run(args, path):
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
     before, now = saved["settings"], resolved_settings(args)
-    for name in (
-        "network",
-        "dataset",
-        "image_size",
-        "batch_size",
-        "schedule",
-        "votes",
-        "votes_as",
-        "drop_no_face",
-        "teacher",
-    ):
+    for name in ("network", "image_size", "batch_size", "schedule", "votes", "votes_as", "drop_no_face", "teacher"):
         if before.get(name) != now[name]:
             raise ValueError(
                 f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "
@@ -830,6 +823,17 @@ def read_saved_run(args, path):
         if before[name] != now[name]:
             print(f"note: {name} was {before[name]}, goes on with {now[name]}")
     return saved
+
+
+def check_same_data(before, now, args):
+    """Raise hosts.Disagreement, naming the first difference, where a run to resume has learnt from other data."""
+    for name in before | now:
+        if before.get(name) != now.get(name):
+            raise hosts.Disagreement(
+                f"--resume keeps the data, wherever they lie; found that {args.dataset} is not what the run in "
+                f"{args.output_dir} learns from, in {name}: {now.get(name)} against {before.get(name)}; pass the same, "
+                "or leave --resume out"
+            )
 
 
 def resolved_settings(args):

@@ -210,3 +210,34 @@ def test_training_from_memory_and_from_the_disk(tmp_path):
         benchmark.call(benchmark.time_training, images, tmp_path, mapped, folder=tmp_path) for mapped in (False, True)
     ]
     assert all(loaded < 10 and rate > 1 and peak_mb > 100 for loaded, rate, peak_mb in runs)
+
+
+def test_training_on_two_hosts(tmp_path, monkeypatch):
+    pytest.importorskip("jax", reason="several hosts train on JAX")
+    import models.cnn
+
+    monkeypatch.setattr(models.cnn, "NETWORKS", {"tiny_XCEPTION": None})
+    (figure,) = benchmark.measure_hosts(tmp_path, SimpleNamespace(quick=True))
+    assert figure.figure == "training tiny_XCEPTION" and figure.plain > 1 and figure.ours > 1 and figure.ratio < 3
+    log = (tmp_path / "trained" / "tiny_XCEPTION.log.csv").read_text()
+    assert log.count("\n") == 3
+
+
+def test_two_hosts_need_jax(monkeypatch):
+    monkeypatch.setattr(benchmark.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'several hosts train on JAX; found none: pip install "jax'):
+        benchmark.measure_hosts(Path("unused"), SimpleNamespace(quick=True))
+
+
+def test_the_tables_of_scaling_md_follow_from_its_code():
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    code = {}
+    exec(text.split("```python\n")[1].split("```")[0], code)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    tables = [row for row in rows if row[0] in ("2", "8", "64")]
+    assert len(tables) == 2 * 9
+    for table, options in ((tables[:9], {}), (tables[9:], {"faces": 4096, "faster": 100})):
+        for hosts, gbit_per_s, *speed_ups in table:
+            for network, speed_up in zip(code["NETWORKS"], speed_ups, strict=True):
+                one, many = (code["step_s"](network, n, float(gbit_per_s), **options) for n in (1, int(hosts)))
+                assert float(speed_up) == pytest.approx(one / many, rel=0.06), (network, hosts, gbit_per_s)

@@ -439,7 +439,7 @@ def test_devices_of_one_host_share_a_batch(unbroken, tmp_path, faces_csv, compil
 
 @with_jax
 @with_signals
-@pytest.mark.parametrize(("victim", "how"), [(1, "SIGINT"), (1, "SIGKILL"), (0, "SIGKILL")])
+@pytest.mark.parametrize(("victim", "how"), [(1, "SIGINT"), (1, "SIGTERM"), (1, "SIGKILL"), (0, "SIGKILL")])
 def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, compiled, unbroken, victim, how):
     """The other ends with one line; both go on as if nothing had been, though one of them has none of the files."""
     processes = on_two(tmp_path, faces_csv, compiled | {"SLOW": "2"})
@@ -449,7 +449,7 @@ def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, compiled, unbroken, 
     began = time.monotonic()
     ((status, _, (line,)),) = ended(processes[1 - victim])
     assert time.monotonic() - began < 30
-    who, stopped = (FIRST, SECOND)[victim], how == "SIGINT"
+    who, stopped = (FIRST, SECOND)[victim], how in ("SIGINT", "SIGTERM")
     assert (status, who in line) == (130 if stopped else 1, True), line
     assert "start all of them again with --resume, which goes on after epoch 2" in line
     ((status, _, err),) = ended(processes[victim])

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -894,12 +895,30 @@ def test_exit_status_of_an_error(capsys, error, status):
     assert message.startswith("error: ") and "wrong" in message
 
 
-def test_exit_status_of_ctrl_c(capsys):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_exit_status_of_what_is_stopped(capsys, how):
     def main(argv):
-        raise KeyboardInterrupt
+        signal.raise_signal(how)
+        raise AssertionError("it went on")
 
+    before = signal.getsignal(signal.SIGTERM)
     assert lp.exit_status(main) == 130
     assert "Traceback" not in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("script", ["train_emotion_classifier.py", "evaluate_emotion_classifier.py"])
+def test_a_backend_that_is_not_installed(script, tmp_path):
+    (tmp_path / "jax.py").write_text("raise ModuleNotFoundError(\"No module named 'jax'\", name='jax')\n")
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(tmp_path)}
+    arguments = ["models/mini_XCEPTION.hdf5", "--dataset", "drawn"] if script.startswith("evaluate") else []
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: Keras needs the package of its backend, jax; found none: install it, or set KERAS_BACKEND to "
+        "tensorflow or jax\n"
+    )
 
 
 def test_exit_status_is_that_of_main_and_bugs_keep_their_traceback():

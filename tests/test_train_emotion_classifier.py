@@ -357,7 +357,6 @@ OTHER_RUNS = {
     "another network": (["--network", "big_XCEPTION"], ["big_XCEPTION", NETWORK]),
     "another size": (["--image-size", "48", "48"], ["image_size", "[32, 32]", "[48, 48]"]),
     "another batch": (["--batch-size", "7"], ["batch_size", "14", "7"]),
-    "other data": (["--dataset", "mine.csv"], ["dataset", "drawn", "mine.csv"]),
     "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
 }
 
@@ -369,6 +368,23 @@ def test_resuming_another_run(trained, capsys, case):
     status, lines = refused(capsys, *SMALL, "--dataset", "drawn", "--output-dir", trained[0], "--resume", *flags)
     assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named)
     assert contents(trained[0]) == before
+
+
+def test_resuming_with_moved_and_with_other_data(tmp_path, faces_csv, capsys):
+    run = tmp_path / "run"
+    assert run_csv(run, faces_csv, "--epochs", 1) == 0
+    moved = tmp_path / "moved.csv"
+    lines = faces_csv.read_text().splitlines(keepends=True)
+    moved.write_text("".join(lines))
+    assert run_csv(run, moved, "--epochs", 2, "--resume") == 0
+    assert f"note: dataset was {faces_csv}, goes on with {moved}" in capsys.readouterr().out
+    assert epochs_of(run) == [1, 2]
+
+    moved.write_text("".join(lines[:-1]))
+    before = contents(run)
+    status, (line,) = refused(capsys, *SMALL, "--dataset", moved, "--output-dir", run, "--resume", "--epochs", 3)
+    assert status == 2 and f"{moved} is not what the run in {run} learns from, in number of " in line
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 999])
