@@ -16,7 +16,6 @@ import gzip
 import hashlib
 import json
 import math
-import mmap
 import os
 import platform
 import shutil
@@ -488,11 +487,15 @@ def _read_cache(cache: Path, key: str) -> Arrays | None:
                 header = stream.tell()
                 while stream.read(1 << 20):  # to the end, where the CRC is checked
                     pass
-        with cache.open("rb") as file:
-            file.seek(member.header_offset + 26)
-            start = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
-        faces = np.memmap(cache, np.uint8, "r", start, shape)
-        return splits, emotions, faces if faces.size > IN_MEMORY else np.array(faces)
+        file = cache.open("rb")
+        file.seek(member.header_offset + 26)
+        start = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
+        faces = np.memmap(file, np.uint8, "r", start, shape)
+        if faces.size <= IN_MEMORY:
+            with file:
+                return splits, emotions, np.array(faces)
+        faces.file = file  # for read_faces: by its name, another file might be found one day
+        return splits, emotions, faces
     except Exception:  # a damaged file can fail in any way, and the source still has everything
         return None
 
@@ -519,11 +522,26 @@ def _write_cache(cache: Path, key: str, shape: tuple[int, ...], parts: Iterable[
                 np.lib.format.write_array(file, array)
 
 
-def release(faces: np.ndarray) -> None:
-    """Give back the memory that faces in a file have come to take; they are read again when they are looked at."""
-    mapped = getattr(faces, "_mmap", None)  # NumPy's, of what lies in a file
-    if hasattr(mapped, "madvise"):  # not on Windows, which takes it back by itself
-        mapped.madvise(mmap.MADV_DONTNEED)
+def read_faces(faces: np.ndarray, chosen: np.ndarray | slice) -> np.ndarray:
+    """Return `faces[chosen]`, in memory; what lies in a file is read from there, for what is mapped stays in memory.
+
+    Args:
+        faces: uint8 (n, height, width, 1), as `load_fer2013_data` returns them.
+        chosen: int (m,), or a slice.
+    """
+    whole = faces.base if isinstance(faces.base, np.memmap) else faces
+    file = getattr(whole, "file", None)
+    if file is None or not hasattr(os, "preadv"):  # Windows has none
+        return np.array(faces[chosen])
+    rows = range(*chosen.indices(len(faces))) if isinstance(chosen, slice) else chosen
+    found, first = (
+        np.empty((len(rows), *faces.shape[1:]), np.uint8),
+        whole.offset + faces.ctypes.data - whole.ctypes.data,
+    )
+    for face, row in zip(found, rows, strict=True):
+        if os.preadv(file.fileno(), [face], first + int(row) * face.nbytes) != face.nbytes:
+            raise OSError(errno.EIO, "the cache ended early; it must not be changed while it is used", file.name)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -708,19 +726,20 @@ def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.n
     Returns:
         bool (n,).
     """
-    seen = {_digest(face) for face in others} if others is not None else set()
+    seen = set(_digests(others)) if others is not None else set()
     found = np.zeros(len(faces), bool)
-    for index, face in enumerate(faces):
-        digest = _digest(face)
+    for index, digest in enumerate(_digests(faces)):
         found[index] = digest in seen
         if others is None:
             seen.add(digest)
     return found
 
 
-def _digest(face: np.ndarray) -> bytes:
-    """Return what stands for a face's bytes in 16 of them."""
-    return hashlib.blake2b(np.ascontiguousarray(face), digest_size=16).digest()
+def _digests(faces: np.ndarray) -> Iterator[bytes]:
+    """Yield what stands for each face's bytes in 16 of them."""
+    for start in range(0, len(faces), 1024):
+        for face in read_faces(faces, slice(start, start + 1024)):
+            yield hashlib.blake2b(face, digest_size=16).digest()
 
 
 def count_duplicates(splits: dict[str, Split]) -> dict[tuple[str, str], int]:

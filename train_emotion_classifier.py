@@ -46,7 +46,7 @@ from load_and_process import (
     load_fer2013_data,
     preprocess_images,
     quiet_start,
-    release,
+    read_faces,
     replacing,
     stratified_split,
     with_votes,
@@ -71,6 +71,7 @@ from models.cnn import EMOTION_MAPS, NETWORKS
 # data: `dataset` (path) and `image_size` (height, width in pixels) are set in load_and_process.py
 validation_fraction = 0.1      # part of Training held out where the data has no PublicTest
 calibration_fraction = 0.03    # part of Training held out to fit the temperature on; 0: none
+largest_part = 10_000          # faces of either, which stay in memory
 smallest_calibration = 200     # faces; with fewer there is nothing to fit, and Training keeps them
 # network
 network = "mini_XCEPTION"      # simple_CNN, simpler_CNN, tiny_XCEPTION, mini_XCEPTION, big_XCEPTION
@@ -117,7 +118,6 @@ VOTES_AS = ("share", "hard", "soft")
 SCHEDULES = ("cosine", "plateau")
 VALIDATED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # of the step
-BATCHES_UNTIL_RELEASE = 500  # of faces that lie in a file
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -370,17 +370,17 @@ def divide(data, seed):
                 f"every emotion needs two Training images at least; {data.emotions[emotion]} has {count}: add images "
                 "of it, or take it out of all splits"
             )
-    fraction = calibration_fraction if public else validation_fraction
+    fraction = min(calibration_fraction if public else validation_fraction, largest_part / len(train.faces))
     kept, held_out = stratified_split(train.emotions, fraction, seed) if fraction else (np.arange(len(train.faces)), [])
     if public and len(held_out) < smallest_calibration:
         kept, held_out = np.arange(len(train.faces)), []
-    part = Split(train.faces[held_out], train.emotions[held_out])
+    part = Split(read_faces(train.faces, held_out), train.emotions[held_out])
     kept = kept[~find_duplicates(train.faces, part.faces)[kept]]  # FER2013 repeats some of its images
     if public:
         return kept, data["PublicTest"], "PublicTest", part
     if not len(held_out):
         raise ValueError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
-    return kept, part, f"{validation_fraction:.0%} of Training", part
+    return kept, part, f"{fraction:.0%} of Training", part
 
 
 def labels_of(data, votes, use):
@@ -482,14 +482,14 @@ class AugmentedFaces(keras.utils.PyDataset):
         if drawn_for != epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.chosen)
             self._order = epoch, order
-        if batch % BATCHES_UNTIL_RELEASE == 0:
-            release(self.faces)
         chosen = np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])  # as they lie in a file
         rng = np.random.default_rng((self.seed, epoch, batch))
         changes = draw_changes(len(chosen), self.faces.shape[1:3], rng, self.strength)
         index, count = self.part
         own = slice(index * len(chosen) // count, (index + 1) * len(chosen) // count)
-        images = apply_changes(self.faces[chosen[own]], {name: drawn[own] for name, drawn in changes.items()})
+        images = apply_changes(
+            read_faces(self.faces, chosen[own]), {name: drawn[own] for name, drawn in changes.items()}
+        )
         labels = self.labels[chosen[own]]
         if self.teach:
             labels += np.float32(teacher_share) * (self.teach(images) - labels)
@@ -604,7 +604,7 @@ class PlainFaces(keras.utils.PyDataset):
 
     def __getitem__(self, batch):
         part = slice(batch * VALIDATED_AT_ONCE, (batch + 1) * VALIDATED_AT_ONCE)
-        return preprocess_images(self.split.faces[part]), self.split.emotions[part]
+        return preprocess_images(read_faces(self.split.faces, part)), self.split.emotions[part]
 
 
 def probabilities_of(model, split):

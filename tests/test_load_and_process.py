@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import types
 import zipfile
 from pathlib import Path
@@ -395,11 +396,45 @@ def test_many_faces_stay_in_the_cache(source, monkeypatch):
     assert_same(mapped, inside)
     for split in mapped:
         assert isinstance(mapped[split].faces, np.memmap) and not isinstance(inside[split].faces, np.memmap)
-        lp.release(mapped[split].faces)
-        lp.release(inside[split].faces)  # nothing to give back
+        rows = np.arange(len(mapped[split].faces))
+        for chosen in (rows[::-2], slice(1, None), slice(None, None, 2), rows[:0]):
+            read = lp.read_faces(mapped[split].faces, chosen)
+            np.testing.assert_array_equal(read, inside[split].faces[chosen])
+            np.testing.assert_array_equal(lp.read_faces(inside[split].faces, chosen), read)
+            assert type(read) is np.ndarray and read.flags.writeable
         with pytest.raises(ValueError, match="read-only"):
             mapped[split].faces[:] = 7
     assert_same(mapped, inside)
+
+    cache_of(source).write_bytes(b"")  # not replaced but cut off, as no program of ours does
+    with pytest.raises(OSError, match="the cache ended early"):
+        lp.read_faces(mapped["Training"].faces, slice(0, 1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_reading_many_faces_takes_little_memory(tmp_path):
+    """Also where the system maps large parts of a file for each face that is looked at."""
+    code = """
+        import sys
+        import numpy as np
+        import load_and_process as lp
+        lp.IN_MEMORY, count = 0, 60_000
+        arrays = (np.repeat(0, count), np.arange(count) % 7, np.zeros((count, 48, 48, 1), np.uint8))
+        lp._write_cache(lp.Path(sys.argv[1]), "key", arrays[2].shape, [arrays])
+        del arrays
+        _, _, faces = lp._read_cache(lp.Path(sys.argv[1]), "key")
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+        before = resident()
+        order = np.random.default_rng(0).permutation(count)
+        for start in range(0, 20_000, 100):
+            lp.read_faces(faces, order[start : start + 100])
+        assert not lp.find_duplicates(faces, np.ones((1, 48, 48, 1), np.uint8)).any()
+        assert resident() - before < 10e6, resident() - before
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "a.npz"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_refuses_a_folder_without_images(tmp_path):
