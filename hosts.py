@@ -257,6 +257,7 @@ class Job:
             address = f"127.0.0.1:{self._relay.port}"
         os.environ["no_grpc_proxy"] = "127.0.0.1"  # noqa: SIM112 - gRPC's own name; else it asks proxies for our address
         jax.config.update("jax_check_proxy_envs", False)
+        jax.config.update("jax_enable_preemption_service", False)  # which would swallow SIGTERM
         everywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
         blocked = (
             "all hosts must reach each other at any port; found that JAX could not start on {who} ({why}): see that no "
