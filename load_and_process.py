@@ -534,10 +534,8 @@ def read_faces(faces: np.ndarray, chosen: np.ndarray | slice) -> np.ndarray:
     if file is None or not hasattr(os, "preadv"):  # Windows has none
         return np.array(faces[chosen])
     rows = range(*chosen.indices(len(faces))) if isinstance(chosen, slice) else chosen
-    found, first = (
-        np.empty((len(rows), *faces.shape[1:]), np.uint8),
-        whole.offset + faces.ctypes.data - whole.ctypes.data,
-    )
+    first = whole.offset + faces.ctypes.data - whole.ctypes.data
+    found = np.empty((len(rows), *faces.shape[1:]), np.uint8)
     for face, row in zip(found, rows, strict=True):
         if os.preadv(file.fileno(), [face], first + int(row) * face.nbytes) != face.nbytes:
             raise OSError(errno.EIO, "the cache ended early; it must not be changed while it is used", file.name)

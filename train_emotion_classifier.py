@@ -212,7 +212,7 @@ def train(args, job):
     facts = hosts.data_of(data, labels, chosen)
     job.agree("train on the same data", facts | teachers, "copy them from one host")
     if saved:
-        check_same_data(saved["settings"]["data"], facts, args)
+        check_same_data(saved["settings"].get("data", facts), facts, args)  # earlier versions kept no facts
     teach = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
@@ -487,9 +487,8 @@ class AugmentedFaces(keras.utils.PyDataset):
         changes = draw_changes(len(chosen), self.faces.shape[1:3], rng, self.strength)
         index, count = self.part
         own = slice(index * len(chosen) // count, (index + 1) * len(chosen) // count)
-        images = apply_changes(
-            read_faces(self.faces, chosen[own]), {name: drawn[own] for name, drawn in changes.items()}
-        )
+        faces = read_faces(self.faces, chosen[own])
+        images = apply_changes(faces, {name: drawn[own] for name, drawn in changes.items()})
         labels = self.labels[chosen[own]]
         if self.teach:
             labels += np.float32(teacher_share) * (self.teach(images) - labels)
@@ -813,7 +812,8 @@ def read_saved_run(args, path):
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
     before, now = saved["settings"], resolved_settings(args)
-    for name in ("network", "image_size", "batch_size", "schedule", "votes", "votes_as", "drop_no_face", "teacher"):
+    kept = "network", "image_size", "batch_size", "schedule", "seed", "votes", "votes_as", "drop_no_face", "teacher"
+    for name in kept:
         if before.get(name) != now[name]:
             raise ValueError(
                 f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "

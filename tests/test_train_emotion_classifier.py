@@ -357,6 +357,7 @@ OTHER_RUNS = {
     "another network": (["--network", "big_XCEPTION"], ["big_XCEPTION", NETWORK]),
     "another size": (["--image-size", "48", "48"], ["image_size", "[32, 32]", "[48, 48]"]),
     "another batch": (["--batch-size", "7"], ["batch_size", "14", "7"]),
+    "another seed": (["--seed", "5"], ["seed", "0", "5"]),
     "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
 }
 
