@@ -92,6 +92,7 @@ votes_as = "share"             # share: the votes are part of FER2013's labels; 
                                # an eighth emotion, hard: what most people saw, or soft: the shares of votes
 votes_share = 0.5              # of each label with "share"; the rest is the data's
 drop_no_face = False           # leave out what most people saw no face in
+start_from = None              # checkpoint of the same network whose weights to start from; None: random ones
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
 teacher_share = 0.7            # of each label; the rest is the data's and the votes'
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
@@ -142,6 +143,7 @@ def parse_args(argv=None):
     add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv, to learn from, too")
     add("--votes-as", default=votes_as, choices=VOTES_AS, help="part of FER2013's labels, or FER+'s eight instead")
     add("--drop-no-face", action="store_true", default=drop_no_face, help="leave out what --votes call no face")
+    add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add(
         "--augmentation",
@@ -162,6 +164,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    if not args.votes and (args.drop_no_face or args.votes_as != "share"):
+        raise ValueError("--votes-as and --drop-no-face are about FER+'s votes; found no --votes: pass fer2013new.csv")
     args.epochs = vars(args).get("epochs", epochs_drawn if str(args.dataset) == "drawn" else epochs)
     args.augmentation = vars(args).get("augmentation", augmentation.get(args.network, 1.0))
     place = hosts.find_place(args.hosts, args.host_index)
@@ -187,7 +191,7 @@ def train(args, job):
         name: args.output_dir / f"{args.network}.{name}"
         for name in ("settings.json", "log.csv", "curve.png", "resume.npz")
     }
-    parts = job.count * local_devices()
+    backend, parts = keras.backend.backend(), job.count * local_devices()
     check_divisible("--batch-size", args.batch_size, parts)
     saved = shared_run(args, job, run_file["resume.npz"])
     if job.first and not args.resume and run_file["resume.npz"].exists():
@@ -208,14 +212,21 @@ def train(args, job):
     data = data.compact()
     chosen, validation, validated_on, calibration = divide(data, args.seed)
     faces, labels = data["Training"].faces, labels_of(data, votes.get("Training"), args.votes_as)
-    teachers = {f"teacher {path.name}": hosts.short_hash(path.read_bytes()) for path in args.teacher if path.is_file()}
+    others = [*args.teacher, *filter(None, [args.start_from])]
+    checkpoints = {f"checkpoint {path.name}": hosts.short_hash(path.read_bytes()) for path in others if path.is_file()}
     facts = hosts.data_of(data, labels, chosen)
-    job.agree("train on the same data", facts | teachers, "copy them from one host")
+    job.agree("train on the same data", facts | checkpoints, "copy them from one host")
     if saved:
         check_same_data(saved["settings"].get("data", facts), facts, args)  # earlier versions kept no facts
     teach = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
+    if backend == "tensorflow":
+        from models.fused_normalization import fuse_batch_normalization
+
+        fuse_batch_normalization(model)
+    if args.start_from and not saved:
+        start_with_weights_of(args.start_from, model, data.emotions)
     settings = resolved_settings(args) | {"data": facts}
     if job.first:
         with replacing(run_file["settings.json"]) as partial:
@@ -363,6 +374,8 @@ def divide(data, seed):
     if "Training" not in data:
         raise ValueError(f"training needs a Training split; the data set has {', '.join(data) or 'no images'}")
     train, public = data["Training"], "PublicTest" in data
+    if len(data.emotions) < 2:
+        raise ValueError(f"training needs two emotions to tell apart; found only {data.emotions[0]}: add another")
     counts = np.bincount(train.emotions, minlength=len(data.emotions))
     for emotion, count in enumerate(counts):
         if count < 2:
@@ -416,6 +429,24 @@ def build_network(name, input_shape, num_classes, dtype_policy):
         return NETWORKS[name](input_shape, num_classes, l2_regularization)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def start_with_weights_of(path, model, emotions):
+    """Give a network the weights of a checkpoint, all but the last layer's where that names other emotions.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, or it is of another network.
+    """
+    other, named = load_checkpoint(path)
+    before = [layer for layer in other.layers if layer.weights]
+    layers = [layer for layer in model.layers if layer.weights]
+    if named != emotions:
+        before, layers = before[:-1], layers[:-1]
+    shapes = [[[tuple(weight.shape) for weight in layer.weights] for layer in kept] for kept in (before, layers)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"--start-from takes a checkpoint of {model.name}; {path} is one of {other.name}")
+    for layer, source in zip(layers, before, strict=True):
+        layer.set_weights(source.get_weights())
 
 
 def make_optimizer(args, steps_per_epoch):
@@ -859,6 +890,7 @@ def resolved_settings(args):
     data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
     flags |= {"image_size": list(args.image_size), "dataset": data, "output_dir": str(args.output_dir)}
     flags |= {"votes": args.votes and args.votes.name, "teacher": [path.name for path in args.teacher]}
+    flags |= {"start_from": args.start_from and args.start_from.name}
     packages = {"keras": keras.__version__, "backend": keras.backend.backend()}
     return flags | {name: globals()[name] for name in names} | packages
 

@@ -316,6 +316,8 @@ BAD_FLAGS = {
     "negative seed": (["--seed", "-1"], ["--seed", "found -1"]),
     "no seed": (["--seed", "x"], ["--seed", "'x'"]),
     "unknown schedule": (["--schedule", "linear"], ["linear", "cosine", "plateau"]),
+    "votes that are not given": (["--votes-as", "hard"], ["--votes", "fer2013new.csv"]),
+    "no faces dropped": (["--drop-no-face"], ["--votes", "fer2013new.csv"]),
     "unknown precision": (["--precision", "float8"], ["float8", "mixed_bfloat16"]),
     "too small": (["--image-size", "31", "48"], ["32 to 96", "31"]),
     "too large": (["--image-size", "48", "200"], ["32 to 96", "200"]),
@@ -439,6 +441,7 @@ def test_holds_out_faces_to_calibrate_on(monkeypatch):
 TOO_LITTLE = {
     "nothing": ({}, "needs a Training split"),
     "no Training": ({"PublicTest": numbered([1])}, "needs a Training split"),
+    "one emotion": ({"Training": numbered([3, 3, 3, 3])}, "two emotions to tell apart; found only happy"),
     "a single image": ({"Training": numbered([0, 0, 0, 1])}, "two Training images at least; disgust has 1: add"),
     "none": (
         {"Training": numbered([0, 0]), "PrivateTest": numbered([6])},
@@ -816,5 +819,35 @@ def test_a_teacher_for_other_faces(trained, tmp_path, capsys, faces_csv):
     ):
         status, lines = refused(capsys, *SMALL, *arguments, given, *flags)
         lines = [line for line in lines if not line.startswith("compiling")]
+        assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named), lines
+    assert not (tmp_path / "models").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- first weights
+def test_starting_from_a_checkpoint(trained, tmp_path, faces_csv):
+    checkpoint = trained[0] / checkpoints(trained[0])[0]
+    weights = load_checkpoint(checkpoint)[0].get_weights()
+    same, other = (train.build_network(NETWORK, (32, 32, 1), classes, "float32") for classes in (7, 3))
+    fresh = other.get_weights()
+    train.start_with_weights_of(checkpoint, same, EMOTIONS)
+    train.start_with_weights_of(checkpoint, other, ("bored", "happy", "sad"))
+    for got, wanted in zip(same.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    *kept, kernel, bias = other.get_weights()
+    for got, wanted in zip(kept, weights[:-2], strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(kernel, fresh[-2])
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1, "--start-from", checkpoint) == 0
+    assert json.loads((tmp_path / f"{NETWORK}.settings.json").read_text())["start_from"] == checkpoint.name
+
+
+def test_starting_from_another_network(trained, tmp_path, capsys, faces_csv):
+    checkpoint = trained[0] / checkpoints(trained[0])[0]
+    arguments = ["--image-size", "32", "32", "--dataset", faces_csv, "--output-dir", tmp_path / "models"]
+    for given, named in (
+        (checkpoint, ["--start-from", "mini_XCEPTION", checkpoint.name, NETWORK]),
+        (tmp_path / "nobody.hdf5", ["no checkpoint at", "nobody.hdf5"]),
+    ):
+        status, lines = refused(capsys, "--network", "mini_XCEPTION", *arguments, "--start-from", given)
         assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named), lines
     assert not (tmp_path / "models").exists()
