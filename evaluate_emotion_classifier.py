@@ -36,6 +36,7 @@ from load_and_process import (
     load_fer2013_data,
     preprocess_images,
     quiet_start,
+    read_faces,
     replacing,
     spelled,
     with_votes,
@@ -249,14 +250,18 @@ def ask(path, network, emotions, faces, flip=False):
         model, named = load_checkpoint(path)
     columns = [named.index(emotion) for emotion in emotions]
 
-    def probabilities(images):
-        given = model.predict(preprocess_images(images), batch_size=batch_size, verbose=0)[:, columns]
+    def probabilities(step):
+        given = [
+            model.predict_on_batch(preprocess_images(read_faces(faces.images, slice(i, i + batch_size))[:, :, ::step]))
+            for i in range(0, len(faces.images), batch_size)
+        ]
+        given = np.concatenate(given)[:, columns]
         if not (np.allclose(given.sum(axis=1), 1, atol=1e-3) and given.min() >= 0):  # not (...): NaN compares false
             raise ValueError(f"{path} must give probabilities, which sum to 1; found other numbers: train it again")
         return given.astype(np.float64)
 
-    direct = probabilities(faces.images)
-    mirrored = (direct + probabilities(faces.images[:, :, ::-1])) / 2 if flip else None
+    direct = probabilities(1)
+    mirrored = (direct + probabilities(-1)) / 2 if flip else None
     return Answers(str(path), network, model.count_params(), emotions, faces, direct, mirrored)
 
 
@@ -285,7 +290,7 @@ def measure(answers):
         ones, both in the order of `per_emotion`.  None stands for what the faces can't tell: the figures of an emotion
         that none of them shows (macro-F1 passes over it), accuracy without duplicates where that leaves none.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
     truth, named, emotions = answers.truth, answers.named, answers.emotions
     right = named == truth
@@ -311,7 +316,11 @@ def measure(answers):
         "expected_calibration_error": expected_calibration_error(answers.confidence, right),
     }
     if answers.with_flip is not None:
-        result["accuracy_with_flip"] = float(np.mean(answers.with_flip.argmax(axis=1) == truth))
+        named, confidence = answers.with_flip.argmax(axis=1), answers.with_flip.max(axis=1)
+        shown = np.unique(truth)
+        result["accuracy_with_flip"] = float(np.mean(named == truth))
+        result["macro_f1_with_flip"] = float(f1_score(truth, named, labels=shown, average="macro", zero_division=0))
+        result["expected_calibration_error_with_flip"] = expected_calibration_error(confidence, named == truth)
     return result
 
 
@@ -387,11 +396,13 @@ def format_table(result):
 def summary(result):
     """A network's figures as one line."""
     low, high = result["accuracy_ci95"]
-    unseen, flipped = result["accuracy_without_training_duplicates"], result.get("accuracy_with_flip")
+    unseen = result["accuracy_without_training_duplicates"]
     parts = [f"{_name(result)}: {result['accuracy']:.2%} right (95% interval {low:.1%} to {high:.1%})"]
     parts += [f"{unseen:.2%} without Training's duplicates"] if unseen is not None else []
-    parts += [f"{flipped:.2%} with flip"] if flipped is not None else []
     parts += [f"macro-F1 {result['macro_f1']:.1%}", f"calibration error {result['expected_calibration_error']:.1%}"]
+    if "accuracy_with_flip" in result:
+        flipped = (result[f"{name}_with_flip"] for name in ("accuracy", "macro_f1", "expected_calibration_error"))
+        parts += ["with flip {:.2%}, macro-F1 {:.1%}, calibration error {:.1%}".format(*flipped)]
     return ", ".join(parts)
 
 

@@ -80,6 +80,7 @@ ROWS_PER_BATCH = 64  # half a megabyte of CSV, which the processor's cache holds
 IMAGES_PER_BATCH = 512  # decoded side by side
 IN_MEMORY = 2**28  # bytes of faces; more stay in the cache's file, and the system brings in what is looked at
 UNREADABLE = 0.01  # share of the images of a folder that may be unreadable; they are named and left out
+NAMED = 20  # of the unreadable, at most
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) + ((lzma.LZMAError,) if lzma else ())
 
 # What a user has mistaken, among the errors that are told in one line.
@@ -98,7 +99,7 @@ class Dataset(dict[str, Split]):
 
     Attributes:
         emotions: The labels that the numbers in the splits index: EMOTIONS, then the others that a folder has, by the
-            alphabet.
+            alphabet, whatever their capitals.
     """
 
     def __init__(self, splits: dict[str, Split], emotions: Sequence[str] = EMOTIONS):
@@ -119,7 +120,8 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size) -> Dataset:
     """Load a data set: from its source the first time, then from a cache written beside it.
 
-    Many faces (`IN_MEMORY`) stay in the cache's file, read-only, so they may be more than the memory holds.
+    Where the source's folder can't be written, the cache is in the user's (`cache_folder`).  Many faces (`IN_MEMORY`)
+    stay in the cache's file, read-only, so they may be more than the memory holds.
 
     Args:
         dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz);
@@ -143,14 +145,13 @@ def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int,
 
     source = find_source(dataset_path)
     images, emotions = _list_images(source) if source.is_dir() else ([], EMOTIONS)
-    cache = source / "faces.cache.npz" if images else source.with_name(f"{source.name}.cache.npz")
-    key = _cache_key(source, images, image_size)
-    arrays = _read_cache(cache, key)
+    caches, key = _cache_places(source), _cache_key(source, images, image_size)
+    cache, arrays = next(((cache, found) for cache in caches if (found := _read_cache(cache, key))), (None, None))
     if arrays is not None and (missing := len(images) - len(arrays[0])) > 0:
         left_out = f"notice: {missing} of {len(images):,} images are left out; they could not be read"
         print(f"{left_out} (delete {cache} to see which)", file=sys.stderr)
     if arrays is None:
-        arrays = _read_and_cache(cache, key, source, images, image_size)
+        arrays = _read_and_cache(caches, key, source, images, image_size)
     which, numbers, faces = arrays
     ends = np.cumsum([(which == number).sum() for number in range(len(SPLITS))])
     places = {split: slice(start, end) for split, start, end in zip(SPLITS, (0, *ends), ends, strict=False)}
@@ -386,7 +387,7 @@ def _list_images(folder: Path) -> tuple[list[tuple[int, int, Path]], tuple[str, 
             found += [(SPLITS.index(split), emotion or emotion_folder.name, path) for path in paths]
     if not found:
         raise ValueError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill it")
-    emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS)))
+    emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS), key=str.casefold))
     number = {emotion: place for place, emotion in enumerate(emotions)}
     found.sort(key=lambda image: image[0])
     return [(split, number[emotion], path) for split, emotion, path in found], emotions
@@ -403,18 +404,19 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
             batch = images[start : start + IMAGES_PER_BATCH]
             faces = list(pool.map(lambda image: _read_image(image[2], image_size), batch))
             unreadable += [path for (_, _, path), face in zip(batch, faces, strict=True) if face is None]
-            if len(unreadable) > UNREADABLE * len(images):
-                more = f", the last of {len(unreadable)}" if len(unreadable) > 1 else ""
+            done = start + len(batch)
+            named = ", ".join(map(str, unreadable[:NAMED])) + (", ..." if len(unreadable) > NAMED else "")
+            enough = len(unreadable) > NAMED or done == len(images)  # to name
+            if enough and len(unreadable) > UNREADABLE * len(images):
                 raise ValueError(
-                    f"{unreadable[-1]}: an image must be readable; found {_size(unreadable[-1])} other bytes{more}: "
-                    f"replace or remove it (of many images, {UNREADABLE:.0%} may be unreadable)"
+                    f"images must be readable; found {len(unreadable)} of the first {done:,} that are not: {named}; "
+                    f"replace or remove them (of many images, {UNREADABLE:.0%} may be unreadable)"
                 )
             read = [(*image[:2], face) for image, face in zip(batch, faces, strict=True) if face is not None]
             splits, emotions, faces = zip(*read, strict=True) if read else ((), (), np.empty((0, *image_size, 1)))
             yield np.array(splits, np.int64), np.array(emotions, np.int64), np.array(faces, np.uint8)
             bar.update(len(batch))
     if unreadable:
-        named = ", ".join(map(str, unreadable[:20])) + (", ..." if len(unreadable) > 20 else "")
         print(
             f"notice: {len(unreadable)} of {len(images):,} images can't be read and are left out: {named}",
             file=sys.stderr,
@@ -436,13 +438,32 @@ def _decode(path: Path) -> np.ndarray | None:
         return None
 
 
-def _size(path: Path) -> int:
-    """Return a file's bytes."""
-    return path.stat().st_size
-
-
 # ------------------------------------------------------------------------------------------------------------
 # Cache
+
+
+def cache_folder() -> Path:
+    """Return where compiled checkpoints are kept, and what can't be beside the data: EMOTION_CACHE, else the system's.
+
+    Raises:
+        RuntimeError: The user has no home.
+    """
+    if os.environ.get("EMOTION_CACHE"):
+        return Path(os.environ["EMOTION_CACHE"])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "facial-emotion"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "facial-emotion"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facial-emotion"
+
+
+def _cache_places(source: Path) -> list[Path]:
+    """Return where the cache of a source may be: beside it, or, where that can't be written, in the user's folder."""
+    places = [source / "faces.cache.npz" if source.is_dir() else source.with_name(f"{source.name}.cache.npz")]
+    with contextlib.suppress(RuntimeError):  # in some containers the user has no home
+        whose = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
+        places.append(cache_folder() / f"{source.resolve().name}.{whose}.cache.npz")
+    return places
 
 
 def _cache_key(source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> str:
@@ -455,21 +476,26 @@ def _cache_key(source: Path, images: list[tuple[int, int, Path]], image_size: tu
 
 
 def _read_and_cache(
-    cache: Path, key: str, source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]
+    caches: list[Path], key: str, source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]
 ) -> Arrays:
-    """Read a source and write its cache; where that can't be written, say so and keep all in memory."""
+    """Read a source and write its cache to the first place that can be written, else say so and keep all in memory."""
     table = None if images else _read_csv(source, image_size)
     count = len(images) if images else len(table[0])
-    try:
-        _write_cache(cache, key, (count, *image_size, 1), _read_images(images, image_size) if images else [table])
-        arrays = _read_cache(cache, key)
-    except OSError as error:
-        print(f"notice: no cache written, so the next start reads the data again ({error})", file=sys.stderr)
-        arrays = None
-    if arrays is None:
-        parts = _read_images(images, image_size) if images else [table]
-        arrays = tuple(map(np.concatenate, zip(*parts, strict=True)))
-    return arrays
+    failures = []
+    for cache in caches:
+        try:
+            _write_cache(cache, key, (count, *image_size, 1), _read_images(images, image_size) if images else [table])
+        except OSError as error:
+            failures.append(error)
+            continue
+        if failures:
+            print(f"notice: the cache is {cache} ({failures[0]})", file=sys.stderr)
+        if (arrays := _read_cache(cache, key)) is not None:
+            return arrays
+    if failures:
+        print(f"notice: no cache written, so the next start reads the data again ({failures[0]})", file=sys.stderr)
+    parts = _read_images(images, image_size) if images else [table]
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _read_cache(cache: Path, key: str) -> Arrays | None:
@@ -1013,8 +1039,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if str(args.dataset) != "drawn":
         source = find_source(args.dataset)
         picture = (source if source.is_dir() else source.parent) / "overview.png"
-    draw_overview(splits, picture)
-    print(f"\npicture: {picture}")
+    try:
+        draw_overview(splits, picture)
+        print(f"\npicture: {picture}")
+    except OSError as error:  # the counts are there
+        print(f"notice: no picture drawn ({error})", file=sys.stderr)
     return 0
 
 

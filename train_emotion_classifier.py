@@ -90,11 +90,11 @@ label_smoothing = 0.1          # share of each label that is spread over all emo
 votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
 votes_as = "share"             # share: the votes are part of FER2013's labels; or they are the labels, with contempt as
                                # an eighth emotion, hard: what most people saw, or soft: the shares of votes
-votes_share = 0.5              # of each label with "share"; the rest is the data's
+votes_share = 0.6              # of each label with "share"; the rest is the data's
 drop_no_face = False           # leave out what most people saw no face in
 start_from = None              # checkpoint of the same network whose weights to start from; None: random ones
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
-teacher_share = 0.7            # of each label; the rest is the data's and the votes'
+teacher_share = 0.5            # of each label; the rest is the data's and the votes'
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import h5py
 
-from load_and_process import EMOTIONS, quiet_start, replacing
+from load_and_process import EMOTIONS, cache_folder, quiet_start, replacing
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -180,15 +180,29 @@ def compile_checkpoint(path):
         Path of a `.tflite`: float32 faces (n, height, width, 1) in [-1, 1] -> probabilities (n, classes), any n.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_checkpoint`.
+        FileNotFoundError, ValueError: as `load_checkpoint`, or it must be compiled, and TensorFlow is missing or the
+            cache folder can't be written.
+    """
+    return next(compiled_forms(path))
+
+
+def compiled_forms(path):
+    """Where `compile_checkpoint` finds the LiteRT form, one after the other; take the next where one is damaged.
+
+    Args, Raises: as `compile_checkpoint`.
+
+    Yields:
+        Path of a `.tflite`: the one beside the checkpoint and the one in the cache folder, as far as they are there,
+        then the latter as it is made anew.
     """
     path = Path(path)
     read_header(path)
     beside = _compiled_beside(path)
+    if beside.is_file():
+        yield beside
     cached = cache_folder() / beside.name
-    for compiled in (beside, cached):
-        if compiled.is_file():
-            return compiled
+    if cached.is_file():
+        yield cached
     if not importlib.util.find_spec("tensorflow"):
         raise ValueError(f"{path} must be compiled first, which takes TensorFlow: pip install -r requirements.txt")
     print(f"compiling {path.name} once (a few seconds) ...", file=sys.stderr, flush=True)
@@ -197,18 +211,7 @@ def compile_checkpoint(path):
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(_last_line(done.stderr).removeprefix("error: ") or f"{path} can't be compiled")
-    return cached
-
-
-def cache_folder():
-    """Where compiled checkpoints are kept: EMOTION_CACHE, else the system's folder for caches."""
-    if os.environ.get("EMOTION_CACHE"):
-        return Path(os.environ["EMOTION_CACHE"])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "facial-emotion"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "facial-emotion"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facial-emotion"
+    yield cached
 
 
 def _compiled_beside(path):
@@ -219,15 +222,15 @@ def _compiled_beside(path):
 def _compile(path, compiled=None):
     """Convert a checkpoint with TensorFlow, in this process; `python -m models.checkpoint PATH` does so beside it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
-    with quiet_start():
-        import tensorflow as tf
-
-        model, _ = load_checkpoint(path)
+    read_header(path)
     compiled = Path(compiled or _compiled_beside(Path(path)))
-    with contextlib.redirect_stdout(io.StringIO()), quiet_start():  # TensorFlow lists all it has converted
-        content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    with replacing(compiled) as partial:
-        partial.write_bytes(content)
+    with replacing(compiled) as partial:  # asks for the file before the long work
+        with quiet_start():
+            import tensorflow as tf
+
+            model, _ = load_checkpoint(path)
+        with contextlib.redirect_stdout(io.StringIO()), quiet_start():  # TensorFlow lists all it has converted
+            partial.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
     print(f"compiled: {compiled}")
     return 0
 

@@ -3,13 +3,14 @@
 Importing this module imports neither TensorFlow nor Keras.
 """
 
+import sys
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from load_and_process import preprocess_images, quiet_start, resize_face
-from models.checkpoint import compile_checkpoint, emotions_of, read_header
+from models.checkpoint import compiled_forms, emotions_of, read_header
 
 GRID = 5  # a heat map is made from GRID x GRID parts of a face; at most 5
 
@@ -42,20 +43,16 @@ class EmotionClassifier:
 
     Args:
         paths: `.hdf5` files that name the same emotions in the same order; their input sizes may differ.
+        flip: average in each face's mirror image when it is called.  It takes twice the time.
 
     Raises:
-        FileNotFoundError, ValueError: as `compile_checkpoint`, or the emotions differ.
+        FileNotFoundError, ValueError: as `compile_checkpoint`, the emotions differ, or LiteRT can't run a network.
     """
 
-    def __init__(self, paths):
-        from ai_edge_litert.interpreter import Interpreter
-
-        self.networks, self.emotions = [], None
+    def __init__(self, paths, flip=False):
+        self.networks, self.emotions, self.flip = [], None, flip
         for path in paths:
-            header, compiled = read_header(path), compile_checkpoint(path)
-            with quiet_start():
-                network = Interpreter(str(compiled), num_threads=1)
-                network.allocate_tensors()
+            header, network = read_header(path), _start(path)
             emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
             if self.emotions not in (None, emotions):
                 raise ValueError(
@@ -70,7 +67,11 @@ class EmotionClassifier:
         """Probabilities of the faces in the boxes of a BGR frame: float32 (k, emotions), each row summing to 1."""
         if not len(boxes):
             return np.empty((0, len(self.emotions)), np.float32)
-        return self._probabilities(self._faces(image, boxes))
+        faces = self._faces(image, boxes)
+        if not self.flip:
+            return self._probabilities(faces)
+        both = {size: np.concatenate([same, same[:, :, ::-1]]) for size, same in faces.items()}
+        return self._probabilities(both).reshape(2, len(boxes), -1).mean(axis=0)
 
     def of_faces(self, faces):
         """Probabilities of faces, float32 (k, h, w, 1) in [-1, 1] at the networks' one input size, k > 0."""
@@ -113,6 +114,21 @@ class EmotionClassifier:
     def _probabilities(self, faces):
         """The networks' mean, float32 (k, emotions), for faces by input size; k > 0."""
         return np.mean([_run(network, faces[size]) for size, network in self.networks], axis=0)
+
+
+def _start(path):
+    """A checkpoint's network, ready to run; a compiled form that is damaged is passed over."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    for compiled in compiled_forms(path):
+        try:
+            with quiet_start():
+                network = Interpreter(str(compiled), num_threads=1)
+                network.allocate_tensors()
+            return network
+        except (ValueError, RuntimeError):  # of LiteRT, which checks the file
+            print(f"notice: {compiled} is damaged and passed over", file=sys.stderr)
+    raise ValueError(f"a network must run in LiteRT; found {path}, whose compiled form does not: use another")
 
 
 def _run(network, faces):

@@ -14,12 +14,14 @@ import keras
 import numpy as np
 import pytest
 
-from load_and_process import EMOTIONS
+from drawn_faces import draw_dataset
+from load_and_process import EMOTIONS, preprocess_images
 from models import checkpoint
 from models.checkpoint import compile_checkpoint, load_checkpoint, read_header, save_checkpoint
 from models.cnn import NETWORKS
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = [path for path in sorted((ROOT / "models").glob("*.hdf5")) if path.stem in NETWORKS]
 LABELS = ("neutral", "happy", "sad")
 
 
@@ -376,22 +378,39 @@ def refuse_to_run(*_, **__):
     raise AssertionError("compiled again")
 
 
-def test_compiled_form_answers_as_keras_and_is_made_once(tmp_path, monkeypatch, emotion_cache):
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT comes for some systems only")
-    path, model = tmp_path / "mini.hdf5", network("mini_XCEPTION", (48, 48, 1))
-    save_checkpoint(model, path, EMOTIONS)
-    compiled = compile_checkpoint(path)
-    content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert compiled == emotion_cache / f"mini.{content_hash[:16]}.tflite"
+@pytest.fixture(scope="module")
+def thousand():
+    """A thousand drawn faces, as 48x48 networks take them."""
+    faces, _ = draw_dataset(per_emotion={"Training": 143})["Training"]
+    return preprocess_images(faces[:1000])
 
-    faces = np.random.default_rng(0).uniform(-1, 1, (1000, 48, 48, 1)).astype(np.float32)
+
+def assert_answers_as(model, compiled, faces):
+    """The compiled form's probabilities are those of Keras."""
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT comes for some systems only")
     lite = interpreter.Interpreter(str(compiled))
     lite.resize_tensor_input(lite.get_input_details()[0]["index"], faces.shape)
     lite.allocate_tensors()
     lite.set_tensor(lite.get_input_details()[0]["index"], faces)
     lite.invoke()
     answers = lite.get_tensor(lite.get_output_details()[0]["index"])
-    np.testing.assert_allclose(answers, keras.ops.convert_to_numpy(model(faces)), atol=1e-4)
+    np.testing.assert_allclose(answers, model.predict(faces, verbose=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_weights_that_come_with_the_project_come_compiled_and_answer_as_in_keras(path, thousand):
+    compiled = compile_checkpoint(path)
+    assert compiled.parent == path.parent, f"run: python -m models.checkpoint {path}"
+    assert_answers_as(load_checkpoint(path)[0], compiled, thousand)
+
+
+def test_compiled_form_answers_as_keras_and_is_made_once(tmp_path, monkeypatch, emotion_cache, thousand):
+    path, model = tmp_path / "mini.hdf5", network("mini_XCEPTION", (48, 48, 1))
+    save_checkpoint(model, path, EMOTIONS)
+    compiled = compile_checkpoint(path)
+    content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert compiled == emotion_cache / f"mini.{content_hash[:16]}.tflite"
+    assert_answers_as(model, compiled, thousand)
 
     monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
     assert compile_checkpoint(path) == compiled
@@ -414,6 +433,23 @@ def test_a_cache_named_relatively_is_in_the_users_folder(path, monkeypatch):
     monkeypatch.setattr(checkpoint.subprocess, "run", record)
     compile_checkpoint(path)
     assert Path(commands[0][-1]).parent == path.parent / "cache"
+
+
+def test_a_cache_that_can_not_be_written_is_one_line(path, monkeypatch):
+    (path.parent / "file").write_text("no folder")
+    monkeypatch.setenv("EMOTION_CACHE", str(path.parent / "file" / "cache"))
+    with pytest.raises(ValueError, match=r"cache/tiny\..*\.tflite can't be written .*: choose another place") as caught:
+        compile_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_tensorflow_what_must_be_compiled_is_one_line(path, monkeypatch):
+    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
+    with pytest.raises(ValueError, match="tiny.hdf5 must be compiled first, .* pip install -r requirements.txt$"):
+        compile_checkpoint(path)
+    for shipped in SHIPPED:
+        assert compile_checkpoint(shipped).is_file()
 
 
 def test_bad_files_do_not_reach_the_compiler(path, monkeypatch):

@@ -1,14 +1,18 @@
 """Tests of models/classifier.py: probabilities as in training, and heat maps that show where they come from."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
 import pytest
+from test_checkpoint import make_keras_2
 
 from drawn_faces import DrawnFaceCapture, Identity, draw_face, face_box
 from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
+from models import checkpoint
 from models import classifier as module
 from models.checkpoint import compile_checkpoint, load_checkpoint, save_checkpoint
 from models.classifier import GRID, PATTERNS, EmotionClassifier, crop_faces
@@ -83,6 +87,19 @@ def test_live_and_training_see_the_same_pixels_and_the_same_probabilities(mini, 
     np.testing.assert_allclose(mini(frame, boxes), wanted, atol=1e-4)
 
 
+def test_the_mirror_image_is_averaged_in(lookers):
+    """A network that looks at the upper right alone sees what is in the upper left, too."""
+    image, boxes = spots((1, 1))
+    blind, both = EmotionClassifier(lookers[:1]), EmotionClassifier(lookers[:1], flip=True)
+    mirrored = blind(np.ascontiguousarray(image[:, ::-1]), boxes)
+    assert mirrored[0, 3] > 2 * blind(image, boxes)[0, 3]
+    np.testing.assert_allclose(both(image, boxes), (blind(image, boxes) + mirrored) / 2, atol=1e-5)
+    image, boxes = spots((1, 3), (1, 1))
+    twice = np.concatenate([boxes, boxes // 2])
+    assert both(image, twice).shape == (2, 7)
+    np.testing.assert_allclose(both(image, twice)[:1], both(image, boxes), atol=1e-6)
+
+
 def test_a_box_that_leaves_the_frame_is_cut_off(mini):
     frame = np.zeros((100, 100, 3), np.uint8)
     assert crop_faces(frame, np.array([[-10, -10, 40, 40], [80, 80, 40, 40]]), (48, 48)).shape == (2, 48, 48, 1)
@@ -107,11 +124,77 @@ def test_several_models_are_averaged(mini, drawn_frame, tmp_path):
     np.testing.assert_allclose(both, (other + mini(frame, truth)) / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODEL.parent.glob("*.hdf5") if path.stem in NETWORKS], ids=lambda path: path.stem
-)
-def test_the_weights_that_come_with_the_project_come_compiled(path):
-    assert compile_checkpoint(path).parent == path.parent, f"run: python -m models.checkpoint {path}"
+def test_a_file_of_keras_2_answers_as_in_keras(drawn_frame, tmp_path):
+    """64x64, labels unnamed, as oarriaga/face_classification has them; with the trained weights."""
+    path, (frame, boxes) = tmp_path / "fer2013_mini_XCEPTION.102-0.66.hdf5", drawn_frame
+    network, (trained, _) = NETWORKS["mini_XCEPTION"]((64, 64, 1), 7), load_checkpoint(MODEL)
+    network.set_weights(trained.get_weights())  # which do not depend on the input's size
+    save_checkpoint(network, path, EMOTIONS)
+    make_keras_2(path, "Model")
+    classify = EmotionClassifier([path])
+    wanted = network.predict(preprocess_images(crop_faces(frame, boxes, (64, 64))), verbose=0)
+    assert classify.emotions == EMOTIONS and wanted.max() > 0.3
+    np.testing.assert_allclose(classify(frame, boxes), wanted, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------ compiled form
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """(checkpoint, {"beside": ..., "cached": ...}), where its compiled form may be; compiling is copying."""
+    path, whole = Path(shutil.copy(MODEL, tmp_path)), compile_checkpoint(MODEL)
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+
+    def copy(command, **_):
+        shutil.copy(whole, command[-1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(checkpoint.subprocess, "run", copy)
+    return path, {"beside": tmp_path / whole.name, "cached": tmp_path / "cache" / whole.name}
+
+
+DAMAGES = {
+    "junk": lambda content: np.random.default_rng(0).bytes(5000),
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:-100],
+}
+
+
+@pytest.mark.parametrize("damaged", [["beside"], ["cached"], ["beside", "cached"]], ids=" and ".join)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_compiled_form_is_made_anew_in_the_cache(mini, drawn_frame, places, capsys, damage, damaged):
+    path, files = places
+    spoilt = DAMAGES[damage](compile_checkpoint(MODEL).read_bytes())
+    for name in damaged:
+        files[name].write_bytes(spoilt)
+    np.testing.assert_array_equal(EmotionClassifier([path])(*drawn_frame), mini(*drawn_frame))
+    *notices, compiling = capsys.readouterr().err.splitlines()
+    assert notices == [f"notice: {files[name]} is damaged and passed over" for name in damaged]
+    assert compiling.startswith(f"compiling {path.name} once")
+    assert files["cached"].read_bytes() == compile_checkpoint(MODEL).read_bytes()
+    assert not files["beside"].exists() or files["beside"].read_bytes() == spoilt
+    EmotionClassifier([path])
+    assert "compiling" not in capsys.readouterr().err
+
+
+def test_without_tensorflow_a_damaged_compiled_form_is_one_line(places, monkeypatch):
+    path, files = places
+    files["beside"].write_bytes(b"junk")
+    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match="must be compiled first, which takes TensorFlow: pip install"):
+        EmotionClassifier([path])
+
+
+def test_what_litert_does_not_run_is_one_line(places, monkeypatch):
+    path, _ = places
+
+    def junk(command, **_):
+        Path(command[-1]).write_bytes(b"junk")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(checkpoint.subprocess, "run", junk)
+    with pytest.raises(ValueError, match="a network must run in LiteRT; found .*mini_XCEPTION.hdf5"):
+        EmotionClassifier([path])
 
 
 # --------------------------------------------------------------------------------------------------------- heat maps

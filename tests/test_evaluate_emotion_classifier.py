@@ -14,6 +14,7 @@ import pytest
 
 import drawn_faces
 import evaluate_emotion_classifier as evaluation
+import load_and_process
 from drawn_faces import draw_dataset
 from evaluate_emotion_classifier import Answers, Faces
 from load_and_process import EMOTIONS, VOTES, exit_status, load_fer2013_data, resize_face
@@ -35,6 +36,7 @@ KEYS = {
     "confusion_matrix",
     "expected_calibration_error",
 }
+KEYS_OF_FLIP = {"accuracy_with_flip", "macro_f1_with_flip", "expected_calibration_error_with_flip"}
 PICTURES = ("confusion", "reliability", "mistakes")
 
 
@@ -232,7 +234,11 @@ def test_flip_is_reported_apart():
     rows, flipped = [[0, 0.6, 0.4], [0, 0.6, 0.4]], [[0, 0.6, 0.4], [0, 0.4, 0.6]]
     result = evaluation.measure(answers_of(["happy", "sad"], rows, with_flip=flipped))
     assert (result["accuracy"], result["accuracy_with_flip"]) == (0.5, 1.0)
-    assert "accuracy_with_flip" not in evaluation.measure(answers_of(["happy", "sad"], rows))
+    assert (result["macro_f1"], result["macro_f1_with_flip"]) == (pytest.approx(1 / 3), 1.0)  # angry never occurs
+    assert result["expected_calibration_error"] == pytest.approx(0.1)
+    assert result["expected_calibration_error_with_flip"] == pytest.approx(0.4)
+    assert evaluation.summary(result).endswith("with flip 100.00%, macro-F1 100.0%, calibration error 40.0%")
+    assert not KEYS_OF_FLIP & evaluation.measure(answers_of(["happy", "sad"], rows)).keys()
 
 
 # ------------------------------------------------------------------------------------------------- the whole script
@@ -245,9 +251,9 @@ def test_json_has_the_keys_and_plain_types(report, networks):
     sizes = [figures["models"][0]["parameters"], figures["models"][1]["parameters"], figures["ensemble"]["parameters"]]
     assert sizes == [48 * 48 * 7, 64 * 64 * 7, 48 * 48 * 7 + 64 * 64 * 7]
     for result in (*figures["models"], figures["ensemble"]):
-        assert result.keys() == KEYS | {"accuracy_with_flip"}
+        assert result.keys() == KEYS | KEYS_OF_FLIP
         assert (result["split"], result["images"]) == ("PublicTest", 30)
-        for key in KEYS - {"path", "network", "parameters", "split", "images"} | {"accuracy_with_flip"}:
+        for key in KEYS - {"path", "network", "parameters", "split", "images"} | KEYS_OF_FLIP:
             assert isinstance(result[key], float | list | dict), key
         assert list(result["per_emotion"]) == list(EMOTIONS)  # whatever the order of the outputs
         for emotion, scores in result["per_emotion"].items():
@@ -294,6 +300,24 @@ def test_faces_of_training_are_left_out(report, expected, drawn):
     right_repeated = int((again == [EMOTIONS.index("fear"), EMOTIONS.index("sad")]).sum())
     wanted = (right.sum() - right_repeated) / 28
     assert figures["models"][0]["accuracy_without_training_duplicates"] == pytest.approx(wanted)
+
+
+def test_faces_are_read_and_named_a_batch_at_a_time(networks, folder, expected, monkeypatch):
+    monkeypatch.setattr(load_and_process, "IN_MEMORY", 0)
+    monkeypatch.setattr(evaluation, "batch_size", 8)
+    sizes = []
+
+    def record(images):
+        sizes.append(len(images))
+        return load_and_process.preprocess_images(images)
+
+    monkeypatch.setattr(evaluation, "preprocess_images", record)
+    faces = evaluation.read_split(folder, "PublicTest", (48, 48))
+    answers = evaluation.ask(networks["first"], "first", EMOTIONS, faces, flip=True)
+    assert isinstance(faces.images, np.memmap) and sizes == 2 * [8, 8, 8, 6]
+    _, (direct, _), (mirrored, _) = expected
+    np.testing.assert_allclose(answers.probabilities, direct, atol=1e-5)
+    np.testing.assert_allclose(answers.with_flip, (direct + mirrored) / 2, atol=1e-5)
 
 
 def test_pictures_of_every_network_and_the_ensemble(report):

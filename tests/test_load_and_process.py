@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,8 +313,8 @@ def test_a_folder_and_a_frame_give_the_same_pixels(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("happy/broken.jpg", b"not an image", "an image must be readable; found 12 other bytes: replace or remove it"),
-        ("happy/empty.png", b"", "an image must be readable; found 0 other bytes: replace or remove it"),
+        ("happy/broken.jpg", b"not an image", "images must be readable; found 1 of .* not: .*broken.jpg; replace or"),
+        ("happy/empty.png", b"", "images must be readable; found 1 of the first 2 that are not: .*; replace or"),
         ("sad/notes.txt", b"none yet", "an emotion's folder must hold images .*found none: fill it"),
     ],
 )
@@ -330,19 +331,19 @@ def test_refuses_a_bad_folder(tmp_path, name, content, message):
 
 
 def test_other_emotions_than_fer2013s(tmp_path):
-    names = ["calm", "sadness", "Bored", "joy", "anger", "été"]
+    names = ["Calm", "sadness", "bored", "joy", "anger", "été"]
     for value, name in enumerate(names):
         write_image(tmp_path / "train" / name / "a.png", grey(value))
-    write_image(tmp_path / "test" / "Bored" / "a.png", grey(100))
+    write_image(tmp_path / "test" / "bored" / "a.png", grey(100))
     for _ in range(2):  # from the folder, then from the cache
         splits = load_fer2013_data(tmp_path, SIZE)
-        assert splits.emotions == (*EMOTIONS, "Bored", "calm", "été")  # FER2013's, then by the alphabet
+        assert splits.emotions == (*EMOTIONS, "bored", "Calm", "été")  # FER2013's, then by the alphabet
         splits = splits.compact()
-        assert splits.emotions == ("angry", "happy", "sad", "Bored", "calm", "été")
+        assert splits.emotions == ("angry", "happy", "sad", "bored", "Calm", "été")
         train = splits["Training"]
         shown = {int(face[0, 0, 0]): splits.emotions[n] for face, n in zip(train.faces, train.emotions, strict=True)}
-        assert shown == dict(enumerate(["calm", "sad", "Bored", "happy", "angry", "été"]))
-        assert [splits.emotions[n] for n in splits["PrivateTest"].emotions] == ["Bored"]
+        assert shown == dict(enumerate(["Calm", "sad", "bored", "happy", "angry", "été"]))
+        assert [splits.emotions[n] for n in splits["PrivateTest"].emotions] == ["bored"]
     table = lp.format_table(splits)
     assert all(any(line.split()[0] == emotion for line in table.splitlines() if line) for emotion in splits.emotions)
     lp.draw_overview(splits, tmp_path / "overview.png")
@@ -384,9 +385,21 @@ def test_leaves_out_a_few_unreadable_images(tmp_path, capsys, monkeypatch):
         assert splits["PrivateTest"].faces[:, 0, 0, 0].tolist() == list(range(20))
     (tmp_path / "train" / "happy" / "z.png").write_bytes(b"no image")
     cache_of(tmp_path).unlink()
-    assert_refused(
-        tmp_path, "z.png: an image must be readable; found 8 other bytes, the last of 3: .*1% may be unreadable"
-    )
+    every = r"050x\.png, .*197x\.png, .*z\.png; replace or remove them .*1% may be unreadable"
+    assert_refused(tmp_path, f"images must be readable; found 3 of the first 202 that are not: .*{every}")
+
+
+@pytest.mark.parametrize("unreadable", [20, 21, 40])
+def test_names_the_first_of_many_unreadable_images(tmp_path, monkeypatch, unreadable):
+    monkeypatch.setattr(lp, "IMAGES_PER_BATCH", 10)
+    for value in range(60):
+        path = write_image(tmp_path / "train" / "happy" / f"{value:02}.png", grey(value))
+        if value < unreadable:
+            path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="images must be readable") as caught:
+        load_fer2013_data(tmp_path, SIZE)
+    names = [f"{value:02}.png" in str(caught.value) for value in range(60)]
+    assert names == [True] * 20 + [False] * 40 and (", ...;" in str(caught.value)) == (unreadable > 20)
 
 
 def test_many_faces_stay_in_the_cache(source, monkeypatch):
@@ -562,6 +575,54 @@ def test_a_cache_that_cannot_be_written_is_one_notice(source, monkeypatch, capsy
     notice = capsys.readouterr().err
     assert notice.startswith("notice: no cache written") and notice.count("\n") == 1
     assert not list((source if source.is_dir() else source.parent).glob("*.npz"))
+
+
+def read_only(folder, monkeypatch):
+    """Let nothing new come into a folder, as an administrator may write anywhere."""
+    touch = Path.touch
+
+    def refuse(path, *args, **kwargs):
+        if path.is_relative_to(folder):
+            refuse_write()
+        touch(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "touch", refuse)
+
+
+def test_beside_data_that_are_read_only_the_cache_is_the_users(source, tmp_path, tmp_path_factory, monkeypatch, capsys):
+    folder = tmp_path_factory.mktemp("caches") / "new"
+    monkeypatch.setenv("EMOTION_CACHE", str(folder))
+    monkeypatch.setattr(lp, "IN_MEMORY", 0)
+    read_only(tmp_path, monkeypatch)
+    reads = count_reads(monkeypatch)
+    first = load_fer2013_data(source, SIZE)
+    notice = capsys.readouterr().err
+    (cache,) = folder.iterdir()
+    assert notice.startswith(f"notice: the cache is {cache}") and notice.count("\n") == 1
+    assert not list(tmp_path.glob("*.npz")) and all(isinstance(split.faces, np.memmap) for split in first.values())
+    before = len(reads)
+    assert_same(load_fer2013_data(source, SIZE), first)
+    assert len(reads) == before and capsys.readouterr().err == ""
+
+    other = tmp_path / "other"  # the same names, sizes and times elsewhere are other data
+    other.mkdir()
+    if source.is_dir():
+        shutil.copytree(source / "train", other / "train")
+    else:
+        other = Path(shutil.copy2(source, other))
+    load_fer2013_data(other, SIZE)
+    assert len(reads) > before and len(list(folder.iterdir())) == 2
+
+
+def test_without_a_home_the_cache_is_beside_the_data(source, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("EMOTION_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    load_fer2013_data(source, SIZE)
+    assert cache_of(source).is_file()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -901,6 +962,15 @@ def test_main_takes_a_folder_and_names_absent_splits(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "absent: PublicTest, PrivateTest" in done.stdout
     assert (tmp_path / "overview.png").is_file()
+
+
+def test_a_picture_that_can_not_be_written_is_one_notice(tmp_path, monkeypatch, capsys):
+    read_only(tmp_path, monkeypatch)
+    assert lp.exit_status(lp.main, ["--dataset", str(write_csv(tmp_path))]) == 0
+    told = capsys.readouterr()
+    notice = told.err.splitlines()[-1]
+    assert notice.startswith("notice: no picture drawn") and "overview.png can't be written" in notice
+    assert "angry" in told.out and "picture" not in told.out
 
 
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
