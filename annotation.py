@@ -26,6 +26,11 @@ LANGUAGES = {"en": {}, "fr": FRENCH}  # emotions without a translation keep thei
 HISTORY = 10.0  # seconds of the small graph
 # Okabe and Ito's colour-blind-safe palette, BGR
 PALETTE = [(0, 94, 213), (115, 158, 0), (167, 121, 204), (66, 228, 240), (178, 114, 0), (0, 159, 230), (233, 180, 86)]
+PALETTE += [  # of more than seven emotions, the same again, darker, then lighter
+    tuple(round(ground + share * (value - ground)) for value in colour)
+    for ground, share in ((0, 0.55), (255, 0.5))
+    for colour in PALETTE
+]
 WHITE, GREY, BLACK, RED = (255, 255, 255), (190, 190, 190), (0, 0, 0), (60, 60, 230)
 # Strokes of accents over (under, for the cedilla) a letter, in units of the letter's width and the height of an x:
 # (x, y) pairs about the middle of its top.  OpenCV's fonts have none.
@@ -146,11 +151,13 @@ class Annotator:
     def _draw_panel(self, image, face, boxes, unit):
         """Bars and recent history of a face, in a corner that it leaves only where it would hide more of the faces."""
         height, width = image.shape[:2]
-        text = 0.8 * unit
-        line, margin = text_size("", text)[1], round(8 * unit)
+        text, margin = 0.8 * unit, round(8 * unit)
+        while text > 0.2 and text_size("", text)[1] * len(self.labels) + 3 * margin > height:
+            text *= 0.95  # all of the bars, however many
+        line = text_size("", text)[1]
         w, rows = bars_width(self.labels, text) + margin, line * len(self.labels) + margin
-        past = self._history.get(face.identity, ())
-        graph = 2 * line if past and rows + 2.5 * line < 0.42 * height else 0
+        past, room = self._history.get(face.identity, ()), height // 2 - rows - margin // 2
+        graph = min(2 * line, room) if past and room >= line else 0
         h = rows + (graph and graph + margin // 2)
         right, bottom = width - w - margin, height - h - margin
         corners = [(margin, margin), (right, margin), (right, bottom)]  # the fourth has the note

@@ -25,6 +25,7 @@ import struct
 import sys
 import threading
 import time
+import zlib
 from typing import NamedTuple
 
 from load_and_process import MISTAKES, read_faces
@@ -33,7 +34,8 @@ from load_and_process import MISTAKES, read_faces
 # fmt: off
 # Settings.  Edit here.
 
-start_timeout = 45.0    # seconds in which all hosts must have reached host 0
+start_timeout = 45.0    # seconds in which all hosts must have reached host 0, counted from the first that started
+jax_timeout = 15.0      # seconds after these in which JAX must have started on all of them
 silence_timeout = 20.0  # seconds without a sign of life after which a host counts as gone
 heartbeat = 2.0         # seconds between two signs of life
 # fmt: on
@@ -193,7 +195,8 @@ class Job:
         epochs_done: how many finished epochs host 0 has saved, for the messages.
 
     Raises:
-        OSError: on entering, where host 0 can't be reached, or not all have reached it, in `start_timeout`.
+        OSError: on entering, where host 0 can't be reached, or not all have reached it, in `start_timeout`; on
+            `start_jax`, where JAX has not started on all `jax_timeout` later.
     """
 
     def __init__(self, place=None):
@@ -203,6 +206,7 @@ class Job:
         self._relay, self._leaving, self._status = None, False, None
 
     def __enter__(self):
+        self._deadline = time.monotonic() + start_timeout
         if self.count == 1:
             return self
         atexit.register(self._leave)
@@ -250,7 +254,7 @@ class Job:
             with socket.socket() as free:
                 free.bind(("", 0))
                 port = free.getsockname()[1]
-        port = self.share(port if self.first else None)
+        port, left = self.share([port, self._deadline + jax_timeout - time.monotonic()] if self.first else None)
         address = f"127.0.0.1:{port}"
         if not self.first:
             self._relay = Relay((self.names[0], port))
@@ -265,8 +269,8 @@ class Job:
         )
         who = self._who(self.index)
         # JAX's own limit would end the process with a stack trace.
-        why = f"no answer within {start_timeout:.0f} s"
-        limit = threading.Timer(start_timeout, self._end, [f"error: {blocked.format(who=who, why=why)}", 1])
+        why = f"no answer within {start_timeout + jax_timeout:.0f} s of the start"
+        limit = threading.Timer(left, self._end, [f"error: {blocked.format(who=who, why=why)}", 1])
         limit.daemon = True
         limit.start()
         try:
@@ -340,8 +344,7 @@ class Job:
     # The start of the connections
 
     def _gather_hosts(self):
-        """Host 0: wait for all others."""
-        deadline = time.monotonic() + start_timeout
+        """Host 0: wait for all others, as long as the first of all hosts may."""
         try:
             server = _listen_at(self.names[0], self.port)
         except OSError as error:
@@ -351,11 +354,11 @@ class Job:
             ) from error
         with server:
             while len(self._links) < self.count - 1:
-                if not select.select([server], [], [], max(0, deadline - time.monotonic()))[0]:
+                if not select.select([server], [], [], max(0, self._deadline - time.monotonic()))[0]:
                     missing = [self._who(index) for index in range(1, self.count) if index not in self._links]
                     raise ConnectionError(
-                        f"all {self.count} hosts must reach host 0 within {start_timeout:.0f} s; found no sign of "
-                        f"{', '.join(missing)}: start it with the same --hosts, and see that it can reach "
+                        f"all {self.count} hosts must start within {start_timeout:.0f} s of each other; found no sign "
+                        f"of {', '.join(missing)}: start it with the same --hosts, and see that it can reach "
                         f"{self.names[0]}:{self.port}"
                     )
                 connection, address = server.accept()
@@ -363,7 +366,7 @@ class Job:
                 if hello is None:  # a port scanner, a health check
                     connection.close()
                     continue
-                index, names = hello
+                index, names, left = hello
                 if names != list(self.names):
                     self._add(-index or -self.count, connection)  # to be told why, like the others
                     raise ConnectionError(
@@ -377,23 +380,25 @@ class Job:
                         f"{address[0]}: correct it"
                     )
                 self._add(index, connection)
+                self._deadline = min(self._deadline, time.monotonic() + left)
 
     def _reach_host_0(self):
         """Every other host: connect to host 0, which may not be up yet."""
-        deadline = time.monotonic() + start_timeout
         while True:
             try:
-                left = max(0.1, deadline - time.monotonic())
+                left = max(0.1, self._deadline - time.monotonic())
                 connection = socket.create_connection((self.names[0], self.port), timeout=left)
                 break
             except OSError as error:
-                if time.monotonic() + heartbeat > deadline:
+                if time.monotonic() + heartbeat > self._deadline:
                     raise ConnectionError(
                         f"{self._who(self.index)} must reach host 0 at {self.names[0]}:{self.port} within "
                         f"{start_timeout:.0f} s; found {_reason(error)}: see that host 0 runs, and correct --hosts"
                     ) from error
                 time.sleep(min(heartbeat, 0.5))
-        connection.sendall(_packed(VALUE, json.dumps({"job": JOB, "index": self.index, "hosts": self.names}).encode()))
+        left = self._deadline - time.monotonic()
+        hello = {"job": JOB, "index": self.index, "hosts": self.names, "left": left}
+        connection.sendall(_packed(VALUE, json.dumps(hello).encode()))
         self._add(0, connection)
 
     def _add(self, index, connection):
@@ -562,7 +567,7 @@ def code_of(folder):
 
 
 def data_of(data, labels, chosen):
-    """What describes a data set, without looking at all of it.
+    """What describes a data set.
 
     Args:
         data: `Dataset`.
@@ -570,16 +575,23 @@ def data_of(data, labels, chosen):
         chosen: int (m,), the faces of Training that are learnt from.
 
     Returns:
-        dict of JSON: the emotions; of each split the faces per emotion, a hash of all its emotions and of some hundred
-        faces at even distances; a hash of all labels and of `chosen`.
+        dict of JSON: the emotions; of each split the faces per emotion, and a hash of every face and its emotion; a
+        hash of all labels and of `chosen`.
     """
     facts = {"emotions": list(data.emotions), "splits": list(data)}
     for name, (faces, emotions) in data.items():
         for number, emotion in enumerate(data.emotions):
             facts[f"number of {emotion} faces in {name}"] = int((emotions == number).sum())
-        sample = read_faces(faces, slice(None, None, max(1, len(faces) // 256)))
-        facts[f"faces in {name}"] = short_hash(emotions.tobytes(), sample.tobytes())
+        facts[f"every face in {name}"] = short_hash(emotions.tobytes(), _checksum(faces))
     return facts | {"labels": short_hash(labels.tobytes(), chosen.tobytes())}
+
+
+def _checksum(faces):
+    """A CRC of every face, 4 bytes; what lies in a file is read in parts of some megabytes."""
+    checksum, step = 0, max(1, 2**23 // max(1, faces[:1].nbytes))
+    for start in range(0, len(faces), step):
+        checksum = zlib.crc32(read_faces(faces, slice(start, start + step)), checksum)
+    return checksum.to_bytes(4, "big")
 
 
 def short_hash(*contents):
@@ -617,12 +629,12 @@ def _exactly(connection, size):
 
 
 def _hello(connection):
-    """(index, names) that a host introduces itself with, or None of what is no host."""
+    """(index, names, seconds that it waits for the others) of a host that introduces itself; None of what is none."""
     connection.settimeout(min(5.0, silence_timeout))
     try:
         said = json.loads(_receive(connection, 2**20)[1])
-        index, names = int(said["index"]), list(said["hosts"])
-        return (index, names) if said["job"] == JOB and 0 <= index < len(names) else None
+        index, names, left = int(said["index"]), list(said["hosts"]), float(said["left"])
+        return (index, names, left) if said["job"] == JOB and 0 <= index < len(names) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

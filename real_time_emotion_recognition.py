@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 
 from annotation import LANGUAGES, Annotator
 from face_tracking import FaceDetector, FaceTracker, Smoother, find_cascade, still_faces
@@ -45,7 +46,7 @@ from recording import (
     video_recorder,
     write_image,
 )
-from video_sources import SourceLost, expand_sources, open_source, read_files
+from video_sources import Frame, SourceLost, expand_sources, open_source, read_files
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -71,6 +72,7 @@ scale_factor = 1.2             # step between the sizes looked for
 min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
 smallest_face = 0.1            # side of the smallest face, share of the frame's shorter side
 # naming emotions
+flip = False                   # average in each face's mirror image: a little surer, for twice the time
 smoothing = 0.25               # time constant in seconds of each face's average over time; 0: none
 uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never
 # fmt: on
@@ -105,6 +107,7 @@ def parse_args(argv=None):
     add("--explain", type=Path, default=explain, metavar="PNG", help="of images: faces, heat maps and bars")
     add("--headless", action="store_true", default=headless, help="open no window")
     add("--heatmap", action="store_true", default=heatmap, help="show where the network looked")
+    add("--flip", action="store_true", default=flip, help="average in each face's mirror image")
     add("--mirror", action="store_true", default=mirror, help="show the picture as a mirror does")
     add("--language", choices=LANGUAGES, default=language, help="of the labels in pictures (default: %(default)s)")
     add(
@@ -125,7 +128,7 @@ def main(argv=None):
     # OpenCV and FFmpeg narrate every failed attempt; ours is the one line that counts
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    classify = EmotionClassifier(args.model)
+    classify = EmotionClassifier(args.model, args.flip)
     cascade_path = find_cascade(args.cascade)
     sources = expand_sources(args.source)
     check_flags(args, several=len(sources) > 1)
@@ -147,6 +150,10 @@ def main(argv=None):
     return 1 if faults else 0
 
 
+class NothingSeen(Exception):
+    """The user ended it before the first picture came."""
+
+
 class Setup(NamedTuple):
     """What serves all sources."""
 
@@ -162,7 +169,7 @@ class Setup(NamedTuple):
 def work_through(source, setup):
     """Show and record all of a source, as `open_source` takes it, and tell what was seen; how many faults it had."""
     args, classify, annotate, window = setup.args, setup.classify, setup.annotate, setup.window
-    with contextlib.ExitStack() as stack:
+    with contextlib.suppress(NothingSeen), contextlib.ExitStack() as stack:
         frames = stack.enter_context(open_source(source, endless=window is not None and not setup.several))
         files = name_files(setup, frames)
         setup.taken.take(files._asdict())
@@ -178,6 +185,8 @@ def work_through(source, setup):
             if not summary.count:
                 raise
             ended_by = error  # what was recorded until then is whole, and kept
+        if not summary.count:
+            raise NothingSeen  # so that no empty files are written
     print(f"{frames.name}: {summary}" if setup.several else summary)
     for path in filter(None, files):
         if path.exists():
@@ -195,33 +204,34 @@ def build_detector(cascade_path, still):
 
 def run(frames, track, classify, smooth, annotate, records, window, summary):
     """The loop: every frame is shown and recorded, with or without a face in it."""
-    draw = None
+    shown, faces = Frame(0, 0.0, np.full((480, 640, 3), 40, np.uint8), ""), []  # dark grey until the first one comes
+
+    def draw():
+        notes = [frames.note]
+        if window:
+            notes += [f"{summary.rate:.0f} fps" if summary.rate and not frames.still else "", window.note]
+        heat = heat_maps(classify, shown, faces) if annotate.heat_map else None
+        recording = window is not None and window.recording
+        return annotate.draw(shown.image, faces, "   ".join(filter(None, notes)), heat, recording)
+
     for frame in progress(frames, window):
         if frame is not None:
             tracked = track(frame.image, frame.time_s)
             faces = smooth(tracked, classify(frame.image, [face.box for face in tracked]), frame.time_s)
+            shown = frame
             if frames.still:
                 annotate.forget()
             else:
                 annotate.remember(faces, frame.time_s)
-
-            def draw(frame=frame, faces=faces):
-                notes = [frames.note]
-                if window:
-                    notes += [f"{summary.rate:.0f} fps" if summary.rate and not frames.still else "", window.note]
-                heat = heat_maps(classify, frame, faces) if annotate.heat_map else None
-                recording = window is not None and window.recording
-                return annotate.draw(frame.image, faces, "   ".join(filter(None, notes)), heat, recording)
-
             picture = draw() if records or window else None
             records(frame, picture, faces)
             summary.add(faces, frame.time_s)
             if frames.still:
                 named = ", ".join(annotate.label(face)[0] for face in faces) or "no face found"
                 print(f"{frame.number} {frame.name}: {named}", flush=True)
-        elif draw:
+        elif window:
             picture = draw()  # with a notice that there is nothing new
-        if window and draw:
+        if window:
             before = window.paused_s
             if not window.show(picture, draw, frames, frame, faces):
                 break
@@ -371,10 +381,12 @@ class Window:
         """
         self._present(picture)
         if frame is not None:
+            if self._shown is None:
+                self._fit(picture)  # until then, a grey one may have stood for it
             self._shown = frame, picture, faces
             if self.recording:
                 self._try(lambda: self._records(*self._shown))
-        due = 0.0 if frame is None else frames.due(frame)
+        due = time.monotonic() + 0.05 if frame is None else frames.due(frame)
         while True:
             since, note = time.monotonic(), self.note
             wait_s = 0.05 if self._paused else min(0.05, due - since)
@@ -395,15 +407,19 @@ class Window:
                 return True
 
     def _present(self, picture):
-        """Put a picture on the screen; the first one says how large the window is to be."""
+        """Put a picture on the screen."""
         if not self._opened:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
             cv2.setMouseCallback(TITLE, self._mouse)
-            height, width = picture.shape[:2]
-            scale = min(max(1.0, 640 / width), 1280 / width, 800 / height)
-            cv2.resizeWindow(TITLE, round(width * scale), round(height * scale))
+            self._fit(picture)
             self._opened = True
         cv2.imshow(TITLE, picture)
+
+    def _fit(self, picture):
+        """Make the window as large as a picture, within bounds."""
+        height, width = picture.shape[:2]
+        scale = min(max(1.0, 640 / width), 1280 / width, 800 / height)
+        cv2.resizeWindow(TITLE, round(width * scale), round(height * scale))
 
     def _closed(self):
         """Whether its close button was pressed."""
@@ -430,6 +446,8 @@ class Window:
             self.annotate.heat_map = not self.annotate.heat_map
         elif key == "m":
             self.annotate.mirror = not self.annotate.mirror
+        elif key in ("s", "r") and self._shown is None:
+            self._message, self._message_until = "no picture yet", time.monotonic() + MESSAGE_FOR
         elif key == "s":
             path = self._new_file("snapshot", ".png")
             if self._try(lambda: write_image(path, picture)):

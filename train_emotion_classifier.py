@@ -858,11 +858,11 @@ def read_saved_run(args, path):
 
 def check_same_data(before, now, args):
     """Raise hosts.Disagreement, naming the first difference, where a run to resume has learnt from other data."""
-    for name in before | now:
-        if before.get(name) != now.get(name):
+    for name in before.keys() & now.keys():  # earlier versions kept other facts
+        if before[name] != now[name]:
             raise hosts.Disagreement(
                 f"--resume keeps the data, wherever they lie; found that {args.dataset} is not what the run in "
-                f"{args.output_dir} learns from, in {name}: {now.get(name)} against {before.get(name)}; pass the same, "
+                f"{args.output_dir} learns from, in {name}: {now[name]} against {before[name]}; pass the same, "
                 "or leave --resume out"
             )
 

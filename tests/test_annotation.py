@@ -56,6 +56,41 @@ def test_bars_are_as_long_as_the_probabilities():
     assert lengths[0] == pytest.approx(2 * lengths[1], abs=2) and lengths[1] == lengths[2] > 10
 
 
+@pytest.mark.parametrize("width, height", [(320, 240), (3840, 2160)])
+def test_labels_bars_and_history_can_be_read_at_any_size(width, height):
+    frame, annotate = np.zeros((height, width, 3), np.uint8), Annotator(EMOTIONS)
+    seen = face(box=(width // 2, height // 2, height // 4, height // 4))
+    annotate.remember([seen], 0.0)
+    annotate.remember([face(emotion=4)], 10.0)
+    picture = annotate.draw(frame, [seen])
+    unit = max(0.65, height / 480)
+    line = text_size("", unit)[1]
+    tag = picture[height // 2 - line : height // 2, width // 2 : width // 2 + text_size("happy 100%", unit)[0]]
+    grounds = (tag == PALETTE[3]).all(axis=2).mean()
+    assert grounds > 0.4 and (tag.sum(axis=2) < 60).mean() > 0.015  # black letters on the box's colour
+    panel = picture[: height // 2, : width // 2]
+    assert (panel > 200).all(axis=2).mean() > 0.01  # white letters
+    assert len(painted(panel, PALETTE[4])) > 0.001 * width * height  # of the history
+
+
+@pytest.mark.parametrize("width, height", [(320, 240), (640, 480), (3840, 2160)])
+def test_bars_of_twenty_emotions_are_all_shown(width, height):
+    annotate = Annotator([f"emotion {number}" for number in range(20)])
+    seen = Face(0, (width - 80, height - 60, 40, 40), np.full(20, 0.05))
+    panel = annotate.draw(np.zeros((height, width, 3), np.uint8), [seen])[:, : width // 2]
+    rows = [set(painted(panel, colour)[:, 1]) for colour in PALETTE[:20]]
+    assert all(len(row) >= 3 for row in rows) and max(rows[-1]) < height - 8
+    assert [min(row) for row in rows[1:]] == sorted(min(row) for row in rows[1:])
+    middles = [np.mean([*row]) for row in rows[1:]]  # the first one's colour is the frame's, too
+    assert np.diff(middles) == pytest.approx(np.diff(middles).mean(), abs=1)
+
+
+def test_colours_of_twenty_emotions_differ():
+    lab = cv2.cvtColor(np.uint8([PALETTE]), cv2.COLOR_BGR2LAB)[0].astype(float)
+    apart = np.linalg.norm(lab[:, None] - lab, axis=2) + 999 * np.eye(len(PALETTE))
+    assert len(PALETTE) >= 20 and apart.min() > 10
+
+
 def test_the_bars_belong_to_the_largest_face_or_the_chosen_one():
     small, large = face(3, (400, 300, 50, 50), 3), face(8, (500, 300, 99, 99), 4)
     annotate = Annotator(EMOTIONS)

@@ -13,12 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 import drawn_faces
 import hosts
-from load_and_process import Dataset, Split
+import load_and_process
+from load_and_process import EMOTIONS, Dataset, Split
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "tiny_XCEPTION"
@@ -114,12 +116,29 @@ def test_data_that_differ_are_told_apart():
     assert facts["emotions"] == ["a", "b", "c"] and facts["number of b faces in Training"] == 200
     assert json.loads(json.dumps(facts)) == facts == hosts.data_of(data, labels, chosen)
     others = faces.copy()
-    others[::2] += 1
+    others[317, 2, 3] += 1  # one pixel of one face
     changed = Dataset({"Training": Split(others, emotions)}, data.emotions)
     assert {name for name, value in hosts.data_of(changed, labels, chosen).items() if value != facts[name]} == {
-        "faces in Training"
+        "every face in Training"
     }
     assert hosts.data_of(data, labels[::-1], chosen)["labels"] != facts["labels"]
+
+
+def test_faces_in_a_file_are_compared_like_those_in_memory(tmp_path, monkeypatch):
+    """Every one of them, in parts, and however they are cut."""
+    monkeypatch.setattr(load_and_process, "IN_MEMORY", 0)
+    source = write_csv(tmp_path / "fer2013.csv")
+    load_and_process.load_fer2013_data(source, (400, 400))  # writes the cache
+    mapped = load_and_process.load_fer2013_data(source, (400, 400))
+    assert isinstance(mapped["Training"].faces.base, np.memmap)
+    copied = Dataset({name: Split(np.array(faces), emotions) for name, (faces, emotions) in mapped.items()})
+    assert mapped["Training"].faces.nbytes < 2**23 < 3 * mapped["Training"].faces.nbytes
+    labels, chosen = np.eye(7, dtype=np.float32)[copied["Training"].emotions], np.arange(3)
+    facts = hosts.data_of(copied, labels, chosen)
+    assert hosts.data_of(mapped, labels, chosen) == facts
+    copied["Training"].faces[-1, -1, -1] ^= 1
+    changed = hosts.data_of(copied, labels, chosen)
+    assert [name for name in facts if facts[name] != changed[name]] == ["every face in Training"]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -155,8 +174,8 @@ def start(command, environment=None, folder=ROOT):
     )
 
 
-def talk(what, index, port, count=2, given=20.0):
-    names = ["127.0.0.1", "localhost", "127.0.0.1"][:count]
+def talk(what, index, port, count=2, given=20.0, first="127.0.0.1"):
+    names = [first, "localhost", "127.0.0.1"][:count]
     names[0] += f":{port}"
     return start(["-c", TALK.format(what), ",".join(names), index, given])
 
@@ -239,6 +258,40 @@ def test_nobody_is_there():
     assert status == 1 and f"must reach host 0 at 127.0.0.1:{port}" in line and "refused" in line
 
 
+def test_no_such_name():
+    ((status, _, (line,)),) = ended(talk("", 1, free_port(), given=1, first="nowhere.invalid"))
+    assert status == 1 and "must reach host 0 at nowhere.invalid" in line and "see that host 0 runs" in line
+
+
+def test_all_wait_until_the_first_of_them_may_not_any_more():
+    """Host 1 starts, some seconds later host 0, and host 2 never: one deadline for all."""
+    port, began = free_port(), time.monotonic()
+    early = talk("", 1, port, 3, given=8)
+    time.sleep(4)
+    for status, _, (line,) in ended(early, talk("", 0, port, 3, given=8)):
+        assert status == 1 and "within 8 s of each other; found no sign of host 2 (127.0.0.1)" in line
+    assert 7 < time.monotonic() - began < 11.5  # and not 12
+
+
+# A JAX that never comes to an end of its start.
+HANGING = """import types
+        stuck = types.SimpleNamespace(initialize=lambda *_, **more: time.sleep(60))
+        sys.modules["jax"] = types.SimpleNamespace(
+            distributed=stuck, config=types.SimpleNamespace(update=lambda *_: None))
+        hosts.jax_timeout, began = 2.0, time.monotonic()
+        job.start_jax()"""
+
+
+def test_the_wait_for_hosts_and_for_jax_have_one_deadline():
+    port, began = free_port(), time.monotonic()
+    first = talk(HANGING, 0, port, given=6)
+    time.sleep(3)
+    results = ended(first, talk(HANGING, 1, port, given=6))
+    assert 7 < time.monotonic() - began < 10.5  # and not 3 + 6 + 2
+    for status, _, (line,) in results:
+        assert status == 1 and "could not start" in line and "no answer within 8 s of the start" in line
+
+
 def test_one_of_three_does_not_come():
     port = free_port()
     for status, _, (line,) in ended(*[talk("", index, port, 3, given=2) for index in (0, 1)]):
@@ -298,7 +351,7 @@ def test_another_backend(tmp_path):
 
 # A network that is compiled in seconds, with dropout and batch normalisation, whose figures are those of a whole batch.
 # It computes in float64: AdamW's first steps make more of float32's rounding.  Each epoch says a hash of all there is
-# to go on with; from epoch SLOW on, batches come slowly.
+# to go on with, and its losses; from epoch SLOW on, batches come slowly.
 TRAIN = """
 import os, sys, time
 import keras
@@ -324,7 +377,8 @@ end, read = train.RunRecord.on_epoch_end, train.AugmentedFaces.__getitem__
 def on_epoch_end(self, epoch, logs):
     end(self, epoch, logs)
     weights = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
-    print("weights", epoch + 1, hosts.short_hash(*[value.tobytes() for value in weights]), flush=True)
+    print("weights", epoch + 1, hosts.short_hash(*[value.tobytes() for value in weights]))
+    print("losses", epoch + 1, float(logs["loss"]), float(logs["val_loss"]), flush=True)
 
 def getitem(self, batch):
     if self.epoch >= slow:
@@ -360,6 +414,18 @@ def write_csv(path, without=()):
     return path
 
 
+def write_folder(path, without=()):
+    """A folder of drawn faces, less some (split, emotion)."""
+    for name, split in (("train", "Training"), ("validation", "PublicTest")):
+        (faces, emotions) = drawn_faces.draw_dataset((32, 32), 0, PER_EMOTION)[split]
+        for number, (face, emotion) in enumerate(zip(faces, emotions, strict=True)):
+            folder = path / name / EMOTIONS[emotion]
+            if (name, EMOTIONS[emotion]) not in without:
+                folder.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(folder / f"{number}.png"), face)
+    return path
+
+
 @pytest.fixture(scope="module")
 def faces_csv(tmp_path_factory):
     return write_csv(tmp_path_factory.mktemp("data") / "fer2013.csv")
@@ -384,8 +450,8 @@ def log(folder):
         ]
 
 
-def weights(lines):
-    return [line for line in lines if line.startswith("weights")]
+def said(word, lines):
+    return [line for line in lines if line.startswith(word)]
 
 
 def wait_for(process, word):
@@ -416,9 +482,12 @@ def same_run(folder, other, tolerance=1e-6):
 @with_jax
 def test_two_hosts_train_as_one(unbroken, tmp_path, faces_csv, compiled):
     folder, (first, second) = unbroken
-    assert weights(first[1]) == weights(second[1]) and len(weights(first[1])) == 3
+    for word in ("weights", "losses"):
+        assert said(word, first[1]) == said(word, second[1]) and len(said(word, first[1])) == 3
+    for line, row in zip(said("losses", second[1]), log(folder / "0"), strict=True):
+        assert [*map(float, line.split()[2:])] == pytest.approx([row["loss"], row["val_loss"]], rel=1e-5)
     assert first[2] == second[2] == []
-    others = [line for line in second[1] if "[Gloo]" not in line and not line.startswith("weights")]
+    others = [line for line in second[1] if "[Gloo]" not in line and not line.startswith(("weights", "losses"))]
     assert others == [] and "PrivateTest" in " ".join(first[1])
     assert os.listdir(folder) == ["0"] and len(os.listdir(folder / "0")) == 5
 
@@ -456,10 +525,11 @@ def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, compiled, unbroken, 
     assert (status, err) == ((130, []) if stopped else (-signal.SIGKILL, []))
     assert len(log(tmp_path / "0")) == 2 and not list((tmp_path / "0").glob(".*"))
 
-    if (victim, how) == (1, "SIGINT"):
+    if how != "SIGTERM":
         results = ended(*on_two(tmp_path, faces_csv, compiled, "--resume"), within=120)
         assert [(status, err) for status, _, err in results] == [(0, [])] * 2
-        assert weights(results[0][1]) == weights(results[1][1]) != []
+        for word in ("weights", "losses"):
+            assert said(word, results[0][1]) == said(word, results[1][1]) != []
         same_run(tmp_path / "0", unbroken[0] / "0")
 
 
@@ -476,13 +546,16 @@ def test_batches_that_can_not_be_divided(tmp_path, faces_csv, compiled):
 
 @with_jax
 def test_a_firewall_between_the_hosts(tmp_path, faces_csv, compiled):
-    blocked = "hosts.Relay._connect = lambda self, near: time.sleep(60)\nhosts.start_timeout = 4.0\ntrain.choose"
+    blocked = (
+        "hosts.Relay._connect = lambda self, near: time.sleep(60)\n"
+        "hosts.start_timeout, hosts.jax_timeout = 4.0, 4.0\ntrain.choose"
+    )
     script = ("-c", TRAIN.replace("train.choose", blocked, 1))
     at = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
     for status, _, (line,) in ended(
         *[training(tmp_path, faces_csv, compiled, *at, i, script=script) for i in range(2)]
     ):
-        assert status == 1 and "could not start" in line and "no answer within 4 s" in line and "firewall" in line
+        assert status == 1 and "could not start" in line and "no answer within 8 s" in line and "firewall" in line
 
 
 def other_settings(tmp_path, faces_csv):
@@ -524,4 +597,27 @@ def test_what_a_host_has_of_its_own(tmp_path, faces_csv, compiled, case):
         assert status == 2 and all(word in err[0] for word in named), err
         assert "host 1 (localhost)" in err[0] or (index == 1 and case is no_data)
         assert len(err) == 1 or case is no_data
+    assert not (tmp_path / "0").exists() and not (tmp_path / "1").exists()
+
+
+@with_jax
+@pytest.mark.parametrize(
+    ("splits", "named"),
+    [
+        (["train"], "every emotion needs two Training images at least; happy has 0"),
+        (["validation"], "differs from host 0 in number of happy faces in PublicTest: 0 against 2"),
+        (
+            ["train", "validation"],
+            "differs from host 0 in emotions: angry, disgust, fear, sad, surprise, neutral against",
+        ),
+    ],
+)
+def test_a_host_lacks_a_folder(tmp_path, compiled, splits, named):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    write_folder(whole), write_folder(part, without=[(split, "happy") for split in splits])
+    at = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
+    processes = [training(tmp_path / str(i), data, compiled, *at, i) for i, data in enumerate((whole, part))]
+    for index, (status, out, err) in enumerate(ended(*processes, within=120)):
+        assert (status, said("losses", out), len(err)) == (2, [], 1), err
+        assert named in err[0] and (index == 1 or "host 1 (localhost)" in err[0]), err
     assert not (tmp_path / "0").exists() and not (tmp_path / "1").exists()

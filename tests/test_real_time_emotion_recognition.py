@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 import Xlib.display
@@ -212,6 +214,101 @@ def test_camera_that_delivers_nothing_is_one_line(monkeypatch, capfd, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def camera_of(pictures):
+    """A camera that gives these pictures, None for none, and then nothing more."""
+    left = [*pictures]
+
+    def read():
+        time.sleep(0.01)
+        picture = left.pop(0) if left else None
+        return picture is not None, picture
+
+    return SimpleNamespace(isOpened=lambda: True, get=lambda name: 0, read=read, release=int)
+
+
+def connect(monkeypatch, camera, patience):
+    """Make that camera the one that the script opens."""
+    opened = video_sources.Live
+    monkeypatch.setattr(video_sources, "Live", lambda source: opened(source, lambda source: camera, patience))
+
+
+def test_camera_that_falls_silent_is_one_line_and_keeps_what_came(monkeypatch, capfd, tmp_path):
+    connect(monkeypatch, camera_of([DrawnFaceCapture().read()[1]] * 30), patience=0.3)
+    assert run("--source", 0, "--headless", "--csv", tmp_path / "a.csv", "--output", tmp_path / "a.mp4") == 2
+    told = capfd.readouterr()
+    (line,) = [line for line in told.err.splitlines() if not line.startswith("INFO: ")]
+    assert re.match(r"error: camera 0 stopped delivering after \d+ frames: no other came for 0.3 seconds", line)
+    assert "a.csv" in told.out and "a.mp4" in told.out and "1 face: neutral" in told.out
+    assert {row["face"] for row in rows(tmp_path / "a.csv")} == {"0"}
+    assert cv2.VideoCapture(str(tmp_path / "a.mp4")).read()[0]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A window without a display: `pictures` that it showed, its `sizes`, and `keys` to be pressed, one a picture."""
+    screen = SimpleNamespace(pictures=[], sizes=[], keys=[])
+    monkeypatch.setattr(live, "has_display", lambda: True)
+    for name in ("namedWindow", "setMouseCallback", "destroyAllWindows"):
+        monkeypatch.setattr(cv2, name, lambda *arguments: None)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *arguments: 1.0)
+    monkeypatch.setattr(cv2, "resizeWindow", lambda title, *size: screen.sizes.append(size))
+    monkeypatch.setattr(cv2, "imshow", lambda title, picture: screen.pictures.append(picture))
+
+    def wait_key(milliseconds):
+        time.sleep(milliseconds / 1000)
+        return ord(screen.keys.pop(0)) if screen.keys else -1
+
+    monkeypatch.setattr(cv2, "waitKey", wait_key)
+    return screen
+
+
+def test_camera_that_is_silent_from_the_start_has_a_window_with_keys(monkeypatch, capfd, tmp_path, screen):
+    monkeypatch.setattr(video_sources, "SILENCE", 0.05)
+    monkeypatch.setattr(live, "ROOT", tmp_path)
+    connect(monkeypatch, camera_of([]), patience=30)
+    screen.keys[:] = ["h", "s", "r", "?", "q"]
+    assert run("--source", 0, "--output", tmp_path / "a.mp4", "--csv", tmp_path / "a.csv") == 0
+    told = capfd.readouterr()
+    assert told.out == "no frames\n" and "error" not in told.err
+    first, last = screen.pictures[0], screen.pictures[-1]
+    assert first.shape == (480, 640, 3) and (first[:400] == 40).all() and (first[440:, :300] > 200).any()  # the note
+    assert (last[100:300] > 200).any()  # the keys
+    assert not list(tmp_path.iterdir())
+
+
+def test_window_fits_the_first_picture_of_a_camera_that_was_silent(monkeypatch, tmp_path, screen):
+    monkeypatch.setattr(video_sources, "SILENCE", 0.05)
+    connect(monkeypatch, camera_of([None] * 20 + [np.full((720, 1280, 3), 99, np.uint8)] * 500), patience=30)
+    screen.keys[:] = ["\xff"] * 60 + ["q"]
+    assert run("--source", 0) == 0
+    assert [picture.shape[1] for picture in screen.pictures][:: len(screen.pictures) - 1] == [640, 1280]
+    assert screen.sizes == [(640, 480), (1280, 720)]
+
+
+# ------------------------------------------------------------------------------------------------------------ flags
+@pytest.mark.parametrize("flags, flip", [([], False), (["--flip"], True)])
+def test_flip_reaches_the_classifier(flags, flip, monkeypatch, photograph, tmp_path):
+    built, build = [], live.EmotionClassifier
+    monkeypatch.setattr(live, "EmotionClassifier", lambda *arguments: built.append(build(*arguments)) or built[0])
+    assert run("--source", photograph, "--headless", "--csv", tmp_path / "a.csv", *flags) == 0
+    assert [classify.flip for classify in built] == [flip]
+    (row,) = rows(tmp_path / "a.csv")
+    box = [int(row[name]) for name in ("x", "y", "width", "height")]
+    image = cv2.imread(str(photograph))
+    expected = build(live.model, flip)(image, [box])[0]
+    other = build(live.model, not flip)(image, [box])[0]
+    named = [float(row[emotion]) for emotion in EMOTIONS]
+    assert named == pytest.approx(expected, abs=1e-3) and named != pytest.approx(other, abs=1e-3)
+
+
+def test_uncertain_below_reaches_the_annotator(monkeypatch, photograph, tmp_path, capfd):
+    flags = ["--source", photograph, "--headless", "--output", tmp_path / "a.png"]
+    assert run(*flags) == 0 and "astronaut.png: happy" in capfd.readouterr().out
+    monkeypatch.setattr(live, "uncertain_below", 1.01)
+    assert run(*flags) == 0 and "astronaut.png: uncertain" in capfd.readouterr().out
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
 def damaged(name, content):
     def make(folder):
@@ -219,6 +316,36 @@ def damaged(name, content):
         return folder / name
 
     return make
+
+
+def without_network(folder):
+    """An HDF5 file of something else."""
+    with h5py.File(folder / "m.hdf5", "w") as file:
+        file["faces"] = np.zeros(3)
+        file.attrs["author"] = "somebody"
+    return folder / "m.hdf5"
+
+
+def redescribed(change):
+    """A checkpoint after `change`, which takes its open file."""
+
+    def make(folder):
+        shutil.copy(MODEL, folder / "m.hdf5")
+        with h5py.File(folder / "m.hdf5", "r+") as file:
+            change(file)
+        return folder / "m.hdf5"
+
+    return make
+
+
+def with_eight_emotions(file):
+    file.attrs["emotions"] = json.dumps([*EMOTIONS, "contempt"])
+
+
+def with_code(file):
+    config = json.loads(file.attrs["model_config"])
+    config["config"]["layers"].append({"class_name": "Lambda", "config": {"name": "mine", "function": ["4wEA"]}})
+    file.attrs["model_config"] = json.dumps(config)
 
 
 BAD_INPUT = {
@@ -239,6 +366,9 @@ BAD_INPUT = {
     "no xml": (["--cascade", damaged("c.xml", b"hello")], "not a Haar cascade"),
     "missing model": (["--model", "nowhere.hdf5"], "no checkpoint at nowhere.hdf5"),
     "truncated model": (["--model", damaged("m.hdf5", Path(MODEL).read_bytes()[:9999])], "not a whole HDF5 file"),
+    "model without a network": (["--model", without_network], "m.hdf5 holds no Keras network"),
+    "model of other emotions": (["--model", redescribed(with_eight_emotions)], "m.hdf5 has 7, and names 8"),
+    "model with code": (["--model", redescribed(with_code)], "m.hdf5 carries code in a Lambda layer"),
     "foreign model": (["--model", damaged("m.onnx", b"?")], "a model is a Keras checkpoint, .hdf5 or .h5"),
     "output for a picture": (["--output", "a.png"], "a video is written as .mp4, .mkv, .avi"),
     "unknown extension": (["--output", "a.docx"], "a video is written as .mp4, .mkv, .avi"),
@@ -324,13 +454,13 @@ def ask_to_close(display, window):
 
 
 @contextlib.contextmanager
-def opened_window(display, folder, *arguments):
-    """The running script, writing to a folder; what xdotool does with its window; the window's number."""
+def opened_window(display, folder, *arguments, before=""):
+    """The running script, writing to a folder, after some code; what xdotool does with its window; its number."""
     environment = os.environ | {"DISPLAY": display}
     environment.pop("WAYLAND_DISPLAY", None)
     code = (
         "import sys; from pathlib import Path; import real_time_emotion_recognition as live; "
-        f"live.ROOT = Path({str(folder)!r}); sys.exit(live.main(sys.argv[1:]))"
+        f"live.ROOT = Path({str(folder)!r})\n{before}\nsys.exit(live.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": SCRIPT.parent}
@@ -363,6 +493,20 @@ def test_a_real_window_shows_the_faces_until_the_user_ends_it(display, ending, t
     assert re.match(r"\d+ frames", out)
     named = [row["emotion"] for row in rows(tmp_path / "a.csv")]
     assert max(set(named), key=named.count) == "neutral"  # the first of the seven
+
+
+def test_a_real_window_of_a_silent_camera_can_be_closed(display, tmp_path):
+    silent = (
+        "import video_sources; from types import SimpleNamespace; "
+        "video_sources.Live.__init__.__defaults__ = (lambda source: SimpleNamespace(isOpened=lambda: True, "
+        "get=lambda name: 0, read=lambda: (False, None), release=int), 30.0)"
+    )
+    files = ["--output", tmp_path / "a.mp4", "--csv", tmp_path / "a.csv"]
+    with opened_window(display, tmp_path, "--source", 0, *files, before=silent) as (process, do, _):
+        do("key", "q")
+        out, told = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, "no frames\n"), told
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
