@@ -858,8 +858,8 @@ def read_saved_run(args, path):
 
 def check_same_data(before, now, args):
     """Raise hosts.Disagreement, naming the first difference, where a run to resume has learnt from other data."""
-    for name in before.keys() & now.keys():  # earlier versions kept other facts
-        if before[name] != now[name]:
+    for name in now:
+        if name in before and before[name] != now[name]:  # earlier versions kept other facts
             raise hosts.Disagreement(
                 f"--resume keeps the data, wherever they lie; found that {args.dataset} is not what the run in "
                 f"{args.output_dir} learns from, in {name}: {now[name]} against {before[name]}; pass the same, "
