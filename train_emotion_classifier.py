@@ -119,6 +119,7 @@ VOTES_AS = ("share", "hard", "soft")
 SCHEDULES = ("cosine", "plateau")
 VALIDATED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # of the step
+THIN = ("tiny_XCEPTION", "mini_XCEPTION")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -173,7 +174,7 @@ def main(argv=None):
     backend = keras.backend.backend()
     if args.hosts > 1 and backend != "jax":
         raise ValueError(f"several hosts train on Keras's JAX backend; found {backend}: set KERAS_BACKEND=jax")
-    args.precision = choose_precision(args.precision)
+    args.precision = choose_precision(args.precision, args.network)
     with hosts.Job(place) as job:
         job.agree("run the same code", hosts.code_of(Path(__file__).resolve().parent), "copy it")
         job.agree("have the same packages", versions(), "install the same")
@@ -343,15 +344,16 @@ def check_divisible(what, size, parts):
         )
 
 
-def choose_precision(wanted):
+def choose_precision(wanted, name=network):
     """Resolve "auto": mixed_bfloat16 where TensorFlow runs on a processor that multiplies bfloat16, else float32.
 
-    Such a processor lists `avx512_bf16` or `amx_bf16` among its flags in Linux's /proc/cpuinfo; there it doubles the
-    speed of training.  Accelerators, other systems and the JAX backend stay at float32 unless asked.
+    Such a processor lists `avx512_bf16` or `amx_bf16` among its flags in Linux's /proc/cpuinfo.  Accelerators, other
+    systems and the JAX backend stay at float32 unless asked, and so do tiny_XCEPTION and mini_XCEPTION: their maps are
+    too thin to gain by it, and in float32 they train twice as fast.
     """
     if wanted != "auto":
         return wanted
-    if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
+    if name in THIN or keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
         return "float32"
     try:
         flags = Path("/proc/cpuinfo").read_text()

@@ -360,7 +360,7 @@ import hosts
 import train_emotion_classifier as train
 from load_and_process import exit_status
 hosts.start_timeout = 30.0
-train.choose_precision = lambda wanted: "float64"
+train.choose_precision = lambda wanted, name: "float64"
 
 def small(input_shape, classes, l2=0.0):
     layers = keras.layers

@@ -483,7 +483,8 @@ def test_choose_precision(monkeypatch, case):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     monkeypatch.setattr(keras.distribution, "list_devices", lambda *_: devices)
     monkeypatch.setattr(Path, "read_text", read_text)
-    assert train.choose_precision(wanted) == expected
+    assert train.choose_precision(wanted, "big_XCEPTION") == expected
+    assert train.choose_precision(wanted, "mini_XCEPTION") == ("float32" if wanted == "auto" else expected)
 
 
 @pytest.mark.parametrize(("epochs", "peak"), [(10, 20), (2, 0)])
