@@ -348,8 +348,8 @@ def choose_precision(wanted, name=network):
     """Resolve "auto": mixed_bfloat16 where TensorFlow runs on a processor that multiplies bfloat16, else float32.
 
     Such a processor lists `avx512_bf16` or `amx_bf16` among its flags in Linux's /proc/cpuinfo.  Accelerators, other
-    systems and the JAX backend stay at float32 unless asked, and so do tiny_XCEPTION and mini_XCEPTION: their maps are
-    too thin to gain by it, and in float32 they train twice as fast.
+    systems and the JAX backend stay at float32 unless asked, and so do tiny_XCEPTION and mini_XCEPTION: float32
+    was the faster for them where it was measured (docs/scaling.md).
     """
     if wanted != "auto":
         return wanted
