@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from load_and_process import (
@@ -50,6 +51,7 @@ from models.checkpoint import load_checkpoint, read_header
 # data: `dataset` (path) is set in load_and_process.py; the size of the faces comes from the checkpoints
 split = "PublicTest"           # PublicTest, PrivateTest
 flip = False                   # also measure with each face's mirror image averaged in
+heat_maps = 0                  # faces on which to measure what heat maps are worth
 output_dir = Path(__file__).resolve().parent / "output" / "evaluation"
 json = None                    # a file for the figures
 votes = None                   # FER+'s fer2013new.csv: FER2013's faces count as what most people saw in them
@@ -115,6 +117,7 @@ def parse_args(argv=None):
     add("--output-dir", type=Path, default=output_dir, help="where the pictures go (default: %(default)s)")
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures")
     add("--flip", action="store_true", default=flip, help="also measure with each face's mirror image averaged in")
+    add("--heat-maps", type=int, default=heat_maps, metavar="N", help="also measure heat maps, on N faces")
     return parser.parse_args(argv)
 
 
@@ -124,6 +127,8 @@ def main(argv=None):
     inputs = {Path(path).resolve() for path in (*args.models, args.dataset)}
     if args.json and (args.json.is_dir() or args.json.resolve() in inputs):
         raise ValueError(f"--json must name a file to write; found {args.json}, a folder or an input: name another")
+    if args.heat_maps < 0:
+        raise ValueError(f"--heat-maps must be a number of faces, 0 or more; found {args.heat_maps}")
     sizes = [header.input_shape[:2] for header in headers]
     # largest first: the cache beside the data keeps the last size, and training reads the smallest
     data = {size: read_split(args.dataset, args.split, size, args.votes) for size in sorted(set(sizes), reverse=True)}
@@ -148,6 +153,9 @@ def main(argv=None):
         if len(answers) > 1:
             answers.append(ensemble(answers))
         results = [measure(each) for each in answers]
+        if args.heat_maps:
+            for each, result in zip(answers[: len(args.models)], results, strict=False):
+                result["heat_maps"] = measure_heat_maps(each, args.heat_maps)
         for name, each, result in zip(names, answers, results, strict=True):
             print(f"\n{format_table(result)}")
             for kind, draw in pictures.items():
@@ -371,6 +379,65 @@ def expected_calibration_error(confidence, right, bins=calibration_bins):
     return float(np.abs(hits - confidences).sum() / len(right))
 
 
+def measure_heat_maps(answers, count):
+    """Measure what the live script's heat maps are worth: how much a label loses where they say that it was seen.
+
+    Parts of a face are hidden by filling them in from what surrounds them (Telea 2004, as in OpenCV).
+
+    Args:
+        answers: `Answers` of one network.
+        count: of the faces, drawn at random, always the same.
+
+    Returns:
+        dict: `faces`; `probability`, the mean of the labels given; what it loses on average with a fifth of the face
+        hidden, `lost_hottest`, the hottest, `lost_elsewhere`, the same shape mirrored and moved to five other places,
+        `lost_middle`, a square in the middle.
+    """
+    from models.classifier import EmotionClassifier
+
+    classify = EmotionClassifier([answers.path])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(answers.faces.images))[:count])
+    given, lost = [], {"hottest": [], "elsewhere": [], "middle": []}
+    for face in read_faces(answers.faces.images, chosen):
+        image = cv2.cvtColor(face, cv2.COLOR_GRAY2BGR)
+        height, width = face.shape[:2]
+        box = np.array([[0, 0, width, height]])
+        (probabilities,) = classify(image, box)
+        label = probabilities.argmax()
+        (heat,) = classify.heat_maps(image, box, [label])
+        hot = hottest_fifth(cv2.resize(heat, (width, height)))
+        hidden = {"hottest": [hot], "elsewhere": moved_elsewhere(hot), "middle": [middle_fifth(hot.shape)]}
+        for name, masks in hidden.items():
+            filled = [cv2.inpaint(image, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA) for mask in masks]
+            left = np.mean([classify(each, box)[0, label] for each in filled])
+            lost[name].append(probabilities[label] - left)
+        given.append(probabilities[label])
+    means = {f"lost_{name}": float(np.mean(each)) for name, each in lost.items()}
+    return {"faces": len(given), "probability": float(np.mean(given))} | means
+
+
+def hottest_fifth(heat):
+    """bool (h, w), true in the fifth of a heat map that is hottest."""
+    mask = np.zeros(heat.shape, bool)
+    mask.ravel()[np.argsort(-heat, axis=None, kind="stable")[: heat.size // 5]] = True
+    return mask
+
+
+def moved_elsewhere(mask):
+    """A mask (h, w) mirrored and moved, round the edges, by thirds and halves of its size: five such."""
+    height, width = mask.shape
+    places = ((1 / 3, 1 / 3), (2 / 3, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 2 / 3), (1 / 2, 0))
+    return [np.roll(mask, (int(y * height), int(x * width)), (0, 1))[:, ::-1] for y, x in places]
+
+
+def middle_fifth(size):
+    """bool (h, w), true in a rectangle in the middle that covers a fifth."""
+    mask = np.zeros(size, bool)
+    top, left = (round(side * (1 - math.sqrt(0.2)) / 2) for side in size)
+    mask[top : size[0] - top, left : size[1] - left] = True
+    return mask
+
+
 # ------------------------------------------------------------------------------------------------------------- words
 def describe_split(faces):
     """The split, its size and what Training has of it, as one line."""
@@ -403,6 +470,10 @@ def summary(result):
     if "accuracy_with_flip" in result:
         flipped = (result[f"{name}_with_flip"] for name in ("accuracy", "macro_f1", "expected_calibration_error"))
         parts += ["with flip {:.2%}, macro-F1 {:.1%}, calibration error {:.1%}".format(*flipped)]
+    if maps := result.get("heat_maps"):
+        text = "of {probability:.2f}, the label loses {lost_hottest:.2f} with the hottest fifth of a face hidden, "
+        text += "{lost_elsewhere:.2f} with as much elsewhere, {lost_middle:.2f} with the middle ({faces:,} faces)"
+        parts += [text.format(**maps)]
     return ", ".join(parts)
 
 

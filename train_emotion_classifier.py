@@ -95,6 +95,7 @@ drop_no_face = False           # leave out what most people saw no face in
 start_from = None              # checkpoint of the same network whose weights to start from; None: random ones
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
 teacher_share = 0.5            # of each label; the rest is the data's and the votes'
+teacher_views = 6              # of each face, augmented as training does, over which a teacher's answer is averaged
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
@@ -219,7 +220,11 @@ def train(args, job):
     job.agree("train on the same data", facts | checkpoints, "copy them from one host")
     if saved:
         check_same_data(saved["settings"].get("data", facts), facts, args)  # earlier versions kept no facts
-    teach = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
+    if args.teacher:
+        with_teacher = load_teacher(args.teacher, data.emotions, tuple(args.image_size))
+        if job.first:
+            print(f"the teacher looks at {len(chosen)} faces, {teacher_views} times at each ...", flush=True)
+        labels = with_teacher(labels, faces, chosen, args.seed, args.augmentation)
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
     if backend == "tensorflow":
@@ -236,9 +241,8 @@ def train(args, job):
         print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
         print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
-    batches = AugmentedFaces(
-        faces, labels, chosen, args.batch_size, args.seed, args.augmentation, teach, (job.index, job.count)
-    )
+    place = job.index, job.count
+    batches = AugmentedFaces(faces, labels, chosen, args.batch_size, args.seed, args.augmentation, place)
     check_divisible(
         f"the {batches.batch_size} faces there are to train on, less than --batch-size,", batches.batch_size, parts
     )
@@ -473,7 +477,7 @@ def make_optimizer(args, steps_per_epoch):
 
 
 class AugmentedFaces(keras.utils.PyDataset):
-    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with labels (b, emotions), maybe partly a teacher's.
+    """Batches of augmented faces, float32 (b, h, w, c) in [-1, 1], with labels (b, emotions).
 
     Args:
         faces: uint8 (n, h, w, c), in memory or in a file.
@@ -482,11 +486,10 @@ class AugmentedFaces(keras.utils.PyDataset):
         batch_size, seed: order and augmentation follow from (seed, epoch, batch), so a resumed run sees what an
             unbroken one would have; the last of an epoch that fill no batch wait for another epoch's order.
         strength: as `augment` takes it.
-        teach: takes such faces and gives probabilities (b, emotions).
         part: (i, n), give the i-th of n equal parts of each batch, changed as in the whole batch.
     """
 
-    def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, teach=None, part=(0, 1)):
+    def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, part=(0, 1)):
         super().__init__()
         # TensorFlow's data pipeline runs ahead of the step by itself.  Elsewhere we do: with workers of Keras's, what
         # `fit` has looked at to build the network would be learnt from again, in place of other batches.
@@ -494,7 +497,7 @@ class AugmentedFaces(keras.utils.PyDataset):
         if keras.backend.backend() != "tensorflow":
             self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self.faces, self.labels, self.chosen, self.seed = faces, labels, chosen, seed
-        self.strength, self.teach = strength, teach
+        self.strength = strength
         self.batch_size, self.part = min(batch_size, len(chosen)), part
         self.epoch, self._order = 0, (None, None)
 
@@ -522,35 +525,48 @@ class AugmentedFaces(keras.utils.PyDataset):
         own = slice(index * len(chosen) // count, (index + 1) * len(chosen) // count)
         faces = read_faces(self.faces, chosen[own])
         images = apply_changes(faces, {name: drawn[own] for name, drawn in changes.items()})
-        labels = self.labels[chosen[own]]
-        if self.teach:
-            labels += np.float32(teacher_share) * (self.teach(images) - labels)
-        return images, labels
+        return images, self.labels[chosen[own]]
 
 
 def load_teacher(paths, emotions, image_size):
-    """A function from faces to the mean probabilities of checkpoints, for a network that learns to answer like them.
+    """A function that puts the answers of checkpoints into labels, for a network that learns to answer like them.
 
-    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015), arXiv:1503.02531.  The
-    faces are those that the network itself sees, augmented as they are (Beyer et al. 2021, arXiv:2106.05237).
+    An answer is the mean of all checkpoints over some augmented views of a face: a teacher that has seen the face in
+    training is less certain of its label there.  It is found once; asking again in every epoch took longer than
+    training a small network.
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015), arXiv:1503.02531.
 
     Raises:
         FileNotFoundError, ValueError: a checkpoint is not there, or names other emotions, or takes another image size.
     """
     from models.classifier import EmotionClassifier
 
-    classify, alone = EmotionClassifier(paths), threading.Lock()
+    classify = EmotionClassifier(paths)
     if classify.emotions != emotions or classify.sizes != (image_size,):
         raise ValueError(
             f"a teacher names {', '.join(emotions)} in faces of the size trained on, {image_size}; found "
             f"{', '.join(classify.emotions)} in {' and '.join(map(str, classify.sizes))}"
         )
 
-    def teach(images):
-        with alone:  # LiteRT serves one thread at a time
-            return classify.of_faces(images)
+    def with_teacher(labels, faces, chosen, seed, strength):
+        """Labels (n, emotions) with `teacher_share` of the chosen faces' taken by answers; the rest as `augment`."""
+        own = threading.local()  # LiteRT serves one thread at a time
 
-    return teach
+        def answers(some):
+            if not hasattr(own, "classify"):
+                own.classify = EmotionClassifier(paths)
+            seen, rng = read_faces(faces, some), np.random.default_rng((seed, some[0]))
+            views = (augment(seen, rng, strength) for _ in range(teacher_views))
+            return np.mean([own.classify.of_faces(view) for view in views], axis=0)
+
+        labels = labels.copy()
+        groups = np.split(chosen, range(VALIDATED_AT_ONCE, len(chosen), VALIDATED_AT_ONCE))
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            for some, answer in zip(groups, threads.map(answers, groups), strict=True):
+                labels[some] += np.float32(teacher_share) * (answer - labels[some])
+        return labels
+
+    return with_teacher
 
 
 def augment(faces, rng, strength=1.0):
@@ -879,6 +895,7 @@ def resolved_settings(args):
         "calibration_fraction",
         "votes_share",
         "teacher_share",
+        "teacher_views",
         "average_epochs",
         "flip",
         "rotation",

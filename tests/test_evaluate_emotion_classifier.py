@@ -393,6 +393,33 @@ def test_a_checkpoint_that_names_no_emotions_has_fer2013s(networks, folder, tmp_
     assert result["network"] == "first"  # the name that Keras keeps
 
 
+def test_heat_maps_are_worth_what_hiding_their_hottest_part_costs(networks, few, tmp_path, capsys):
+    mini = SCRIPT.with_name("models") / "mini_XCEPTION.hdf5"
+    arguments = ["--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path, "--heat-maps"]
+    assert run(mini, *arguments, 100, "--json", tmp_path / "figures.json") == 0
+    (result,) = json.loads((tmp_path / "figures.json").read_text())["models"]
+    maps = result["heat_maps"]
+    assert set(maps) == {"faces", "probability", "lost_hottest", "lost_elsewhere", "lost_middle"}
+    assert maps["faces"] == result["images"] == 12 and maps["lost_hottest"] > maps["lost_elsewhere"] + 0.1
+    line = f"of {maps['probability']:.2f}, the label loses {maps['lost_hottest']:.2f} with the hottest fifth"
+    assert line in capsys.readouterr().out
+    assert run(networks["first"], networks["second"], *arguments, 3, "--json", tmp_path / "figures.json") == 0
+    report = json.loads((tmp_path / "figures.json").read_text())
+    assert [each["heat_maps"]["faces"] for each in report["models"]] == [3, 3] and "heat_maps" not in report["ensemble"]
+
+
+def test_masks_of_a_fifth():
+    heat = np.arange(40.0).reshape(5, 8)
+    hottest = evaluation.hottest_fifth(heat)
+    np.testing.assert_array_equal(hottest, heat >= 32)
+    assert evaluation.hottest_fifth(np.zeros((48, 48))).sum() == 460  # a face without heat has no larger part
+    for mask in evaluation.moved_elsewhere(hottest):
+        assert mask.sum() == 8 and not np.array_equal(mask, hottest)
+    middle = evaluation.middle_fifth((48, 64))
+    assert middle.mean() == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(middle, middle[::-1, ::-1])
+
+
 def test_networks_of_the_same_file_name_keep_their_pictures_apart(networks, few, tmp_path):
     other = linear_network(tmp_path / "first.hdf5", seed=5)
     arguments = ("--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path / "out")
@@ -484,6 +511,7 @@ def test_no_mistakes_still_make_a_picture(tmp_path):
         (["first"], ["--json", "{file}/figures.json"], ["can't be written"]),
         (["first"], ["--json", "{folder}"], ["--json must name a file"]),
         (["first"], ["--json", "{first}"], ["--json must name a file", "first.hdf5"]),
+        (["first"], ["--heat-maps", "-1"], ["--heat-maps must be", "found -1"]),
         (["logits"], [], ["logits.hdf5 must give probabilities"]),
         (["nan"], [], ["nan.hdf5 must give probabilities"]),
     ],
