@@ -134,11 +134,16 @@ class Annotator:
         for face, (_, colour), (x, y, w, h) in zip(faces, labels, boxes, strict=True):
             thickness = max(1, round((3 if face is shown and len(faces) > 1 else 2) * unit))
             cv2.rectangle(image, (x, y), (x + w, y + h), colour, thickness, cv2.LINE_AA)
-        if faces and min(height, width) >= 160:  # over the boxes, so that the bars can be read, but under the labels
+        taken = []  # boxes of what is to be read
+        if faces and min(height, width) >= 160:  # over the boxes, so that the bars can be read
             labelled = [(x, y - line, w, h + line) for x, y, w, h in boxes]
-            self._draw_panel(image, shown, labelled, unit)
+            taken.append(self._draw_panel(image, shown, labelled, unit))
         for (text, colour), (x, y, _, h) in zip(labels, boxes, strict=True):
-            draw_tag(image, text, (x, y - line if y >= line else y + h), colour, unit)
+            places = [tag_box(image, text, (x, top), unit) for top in (y - line, y + h) if 0 <= top <= height - line]
+            places = places or [tag_box(image, text, (x, y + h), unit)]
+            place = min(places, key=lambda place: sum(shared_area(place, other) for other in taken))
+            taken.append(place)
+            draw_tag(image, text, place[:2], colour, unit)
         if note:
             draw_tag(image, note, (0, height), BLACK, 0.8 * unit)
         if recording:
@@ -149,7 +154,7 @@ class Annotator:
         return image
 
     def _draw_panel(self, image, face, boxes, unit):
-        """Bars and recent history of a face, in a corner that it leaves only where it would hide more of the faces."""
+        """Bars and recent history of a face; their box, in a corner left only where it would hide more of the faces."""
         height, width = image.shape[:2]
         text, margin = 0.8 * unit, round(8 * unit)
         while text > 0.2 and text_size("", text)[1] * len(self.labels) + 3 * margin > height:
@@ -173,6 +178,7 @@ class Annotator:
         if graph:
             strip = image[top + rows : top + rows + graph, left + margin // 2 : left + w - margin // 2]
             _draw_history(strip, past)
+        return left, top, w, h
 
 
 def blend_heat_map(image, box, heat):
@@ -305,12 +311,16 @@ def write(image, text, corner, colour, unit):
 
 def draw_tag(image, text, corner, colour, unit):
     """Write a line of text on a filled box, kept inside the picture, in place."""
-    w, h = text_size(text, unit)
-    x = max(0, min(corner[0], image.shape[1] - w))
-    y = max(0, min(corner[1], image.shape[0] - h))
+    x, y, w, h = tag_box(image, text, corner, unit)
     cv2.rectangle(image, (x, y), (x + w, y + h), colour, -1)
     bright = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 120
     write(image, text, (x, y), BLACK if bright else WHITE, unit)
+
+
+def tag_box(image, text, corner, unit):
+    """Where `draw_tag` writes: x, y, width, height in pixels."""
+    w, h = text_size(text, unit)
+    return max(0, min(corner[0], image.shape[1] - w)), max(0, min(corner[1], image.shape[0] - h)), w, h
 
 
 def _stroke(unit):

@@ -202,7 +202,8 @@ def read_split(dataset, split, size, votes=None):
     if votes:
         data, _ = with_votes(data, votes, relabel=True)
     if split not in data:
-        raise ValueError(f"--split must be one that {dataset} has, {' or '.join(data)}; found {split}: choose another")
+        has = " or ".join(f"{name} ({SPLIT_FOLDERS[name][0]})" for name in data)
+        raise ValueError(f"--split must be one that {dataset} has, {has}; found {split}: choose another")
     in_training = find_duplicates(data[split].faces, data["Training"].faces) if "Training" in data else None
     return Faces(split, *data[split], data.emotions, in_training)
 

@@ -264,10 +264,11 @@ class _Track:
 
 
 def still_faces(detect):
-    """What stands for a `FaceTracker` with unconnected images: every face found, numbered from 0 in each."""
+    """What stands for a `FaceTracker` with unconnected images: every face found, numbered from 0, left to right."""
 
     def track(image, time_s):
-        return [TrackedFace(i, tuple(int(side) for side in box)) for i, box in enumerate(detect(image))]
+        boxes = sorted(tuple(int(side) for side in box) for box in detect(image))
+        return [TrackedFace(number, box) for number, box in enumerate(boxes)]
 
     return track
 

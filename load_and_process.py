@@ -27,6 +27,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -827,8 +828,9 @@ def crop_dataset(folder: Path, target: Path) -> str:
     from models.classifier import cut_out
     from real_time_emotion_recognition import build_detector, cascade
 
-    source = find_source(folder)
-    if not source.is_dir():
+    drawn = str(folder) == "drawn"
+    source = Path(folder) if drawn else find_source(folder)
+    if drawn or not source.is_dir():
         raise ValueError(
             f"--crop-faces cuts faces out of a folder's photographs; found {source}, whose are cut already"
         )
@@ -955,7 +957,8 @@ def quiet_start() -> Iterator[None]:
     TensorFlow tells of its oneDNN and missing CUDA, LiteRT of its delegate, and neither can be asked not to.
 
     Raises:
-        SystemExit: Keras's backend is not installed; with a line that says so.
+        SystemExit: Keras's backend is not installed, with a line that says so; or Ctrl-C, which many of their layers
+            would each add a line to.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -970,6 +973,8 @@ def quiet_start() -> Iterator[None]:
             f"error: Keras needs the package of its backend, {error.name}; found none: install it, or "
             "set KERAS_BACKEND to tensorflow or jax"
         ) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     finally:
         os.dup2(kept, 2)
         os.close(kept)
@@ -1003,9 +1008,14 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     except BrokenPipeError:  # whoever read our output has gone, as `head` does: nothing more to tell them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:
+        if find_spec(f"{error.name}".partition(".")[0]):  # it is there: this is a bug
+            raise
+        print(f"error: {error.name} is not installed: pip install -r requirements.txt", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         *_, innermost = traceback.walk_tb(error.__traceback__)
-        file = Path(innermost[0].f_code.co_filename)
+        file = Path(innermost[0].f_code.co_filename).resolve()  # as Python was given it: ../train.py, a link
         ours = file.is_relative_to(Path(__file__).resolve().parent) and "site-packages" not in file.parts
         if isinstance(error, ValueError) and not ours:  # a library's: what led to it is a bug, not a mistake
             raise

@@ -187,6 +187,8 @@ def explanation_recorder(path, classify, labels, folder=False):
                 for face, each in zip(faces, heat, strict=True)
             ]
             write_image(path / frame.name if folder else path, stack_explanations(rows))
+        else:
+            print(f"notice: no face in {frame.name}, so nothing to explain", file=sys.stderr)
 
     yield record
 

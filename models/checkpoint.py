@@ -265,6 +265,12 @@ def _last_line(text):
 
 
 if __name__ == "__main__":
-    from load_and_process import exit_status
+    from load_and_process import Parser, exit_status
 
-    sys.exit(exit_status(lambda argv: _compile(*argv), sys.argv[1:]))
+    def main(argv):
+        parser = Parser(prog="python -m models.checkpoint", description="Compile a checkpoint for the live script.")
+        parser.add_argument("path", metavar="MODEL.hdf5")
+        parser.add_argument("compiled", nargs="?", metavar="MODEL.tflite", help="where to; default: beside it")
+        return _compile(**vars(parser.parse_args(argv)))
+
+    sys.exit(exit_status(main))

@@ -134,6 +134,19 @@ def test_the_panel_stays_in_its_corner_rather_than_gain_a_little():
     assert side((250, 200, 100, 100)) == "right"
 
 
+def test_labels_leave_the_bars_and_each_other_alone():
+    """Of two places, over a face's box and under it, each label takes the one where it hides less."""
+    annotate, height = Annotator(EMOTIONS), text_size("", 1)[1]
+    seen = [face(1, (20, 150, 150, 150), 1), face(2, (450, 150, 150, 150), 2), face(3, (450, 330, 140, 140), 3)]
+    picture = annotate.draw(BLACK_FRAME, seen)  # in every corner, the bars would hide as much or more
+    assert len(painted(picture[300 : 300 + height, 20:170], PALETTE[1])) > 1000  # under: the bars are above
+    assert len(painted(picture[150 - height : 150, 450:600], PALETTE[2])) > 1000  # over
+    side = face(1, (100, 200, 100, 100), 1), face(2, (140, 205, 100, 100), 2)
+    picture = Annotator(EMOTIONS).draw(BLACK_FRAME, side)
+    assert len(painted(picture[200 - height : 200, 100:200], PALETTE[1])) > 1000
+    assert len(painted(picture[305 : 305 + height, 140:240], PALETTE[2])) > 1000
+
+
 def test_history_is_of_the_last_seconds_of_each_face():
     annotate, one, two = Annotator(EMOTIONS), face(1), face(2)
     for second in range(30):

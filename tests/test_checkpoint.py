@@ -443,6 +443,15 @@ def test_a_cache_that_can_not_be_written_is_one_line(path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_compiling_by_hand(path):
+    command = [sys.executable, "-m", "models.checkpoint"]
+    done = subprocess.run([*command, path], cwd=ROOT, capture_output=True, text=True)
+    (compiled,) = path.parent.glob("tiny.*.tflite")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"compiled: {compiled}\n", "")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "MODEL.hdf5" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_without_tensorflow_what_must_be_compiled_is_one_line(path, monkeypatch):
     monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)

@@ -327,10 +327,11 @@ def test_a_moving_box_follows_and_a_trembling_one_rests():
     assert np.std(boxes[FPS:], axis=0).max() < 0.8  # that of the found boxes is 1.4
 
 
-def test_still_images_are_numbered_one_by_one():
+def test_still_images_are_numbered_one_by_one_from_left_to_right():
     detect, image = Scripted(), np.zeros((9, 9, 3), np.uint8)
-    track, detect.boxes = still_faces(detect), [NEAR, AWAY]
-    assert [track(image, 0.0), track(image, 1.0)] == [[TrackedFace(0, NEAR), TrackedFace(1, AWAY)]] * 2
+    track, left, right = still_faces(detect), *sorted([NEAR, AWAY])
+    for detect.boxes in ([left, right], [right, left]):
+        assert track(image, 0.0) == [TrackedFace(0, left), TrackedFace(1, right)]
 
 
 # -------------------------------------------------------------------------------------------------------- smoothing

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import importlib
 import io
 import json
 import lzma
@@ -948,6 +949,7 @@ def test_what_crop_faces_refuses(tmp_path, capsys):
         (source, tmp_path / "file", "must name a new folder; found something"),
         (source, tmp_path / "file" / "faces", "can't be written"),
         (nobody, tmp_path / "faces", "must show a face; found none in any of 1"),
+        ("drawn", tmp_path / "faces", "out of a folder's photographs; found drawn"),
     ):
         assert lp.exit_status(lp.main, ["--dataset", str(dataset), "--crop-faces", str(target)]) == 2
         error = capsys.readouterr().err
@@ -979,6 +981,30 @@ def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert run(SCRIPT, "--datasets", "drawn").returncode == 2
+
+
+def test_a_mistake_is_one_line_whatever_the_path_of_the_script(tmp_path):
+    (tmp_path / "link").symlink_to(SCRIPT.parent)
+    (tmp_path / "a.csv").write_text("emotion,pixels,Usage\n")
+    for script in (SCRIPT.parent / "tests" / ".." / SCRIPT.name, tmp_path / "link" / SCRIPT.name):
+        done = run(script, "--dataset", tmp_path / "a.csv")
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_package_that_is_not_installed_is_one_line(capsys):
+    def main(argv):
+        import no_such_package.part  # noqa: F401
+
+    assert lp.exit_status(main) == 2
+    assert capsys.readouterr().err == "error: no_such_package is not installed: pip install -r requirements.txt\n"
+    with pytest.raises(ModuleNotFoundError):  # a bug
+        lp.exit_status(lambda argv: importlib.import_module("json.no_such_part"))
+
+
+def test_ctrl_c_while_libraries_load_is_no_traceback():
+    with pytest.raises(SystemExit) as stopped, lp.quiet_start():
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.code == 130
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,13 @@ def test_several_images_are_one_source(photograph, tmp_path, capfd):
     assert "two are called a.png" in capfd.readouterr().err
 
 
+def test_nothing_to_explain_is_told(tmp_path, capfd):
+    cv2.imwrite(str(tmp_path / "nobody.png"), np.full((200, 200), 99, np.uint8))
+    assert run("--source", tmp_path / "nobody.png", "--headless", "--explain", tmp_path / "a.png") == 0
+    assert capfd.readouterr().err == "notice: no face in nobody.png, so nothing to explain\n"
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_explanation_of_a_photograph(photograph, tmp_path):
     assert run("--source", photograph, "--headless", "--explain", tmp_path / "a.png", "--language", "fr") == 0
     picture = cv2.imread(str(tmp_path / "a.png"))
