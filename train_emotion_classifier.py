@@ -705,9 +705,10 @@ class BestCheckpoint(keras.callbacks.Callback):
 
 
 def calibrate(model, held_out):
-    """Divide a network's logits by the temperature that makes held-out faces likeliest; names stay, confidence changes.
+    """Divide a network's logits by the temperature that makes it as sure of held-out faces, on average, as it is right.
 
-    The logits are means of the last convolution's maps, so dividing its weights does it, and no reader has to know.
+    Names stay.  The logits are means of the last convolution's maps, so dividing its weights does it, and no reader has
+    to know.  The likeliest temperature, the usual choice, left confidence a point or two higher than accuracy.
     Source: Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599.
 
     Args:
@@ -720,13 +721,13 @@ def calibrate(model, held_out):
     if len(held_out.faces) < smallest_calibration:
         return 1.0
     logits = np.log(np.maximum(probabilities_of(model, held_out), 1e-12))
-    each = np.arange(len(logits))
+    logits -= logits.max(axis=1, keepdims=True)
+    accuracy = np.mean(logits.argmax(axis=1) == held_out.emotions)
 
-    def likelihood(temperature):
-        scaled = logits / temperature
-        return np.mean(scaled[each, held_out.emotions] - np.log(np.exp(scaled).sum(axis=1)))
+    def off(temperature):
+        return abs(np.mean(1 / np.exp(logits / temperature).sum(axis=1)) - accuracy)
 
-    temperature = float(max(np.geomspace(0.25, 4, 201), key=likelihood))
+    temperature = float(min(np.geomspace(0.25, 4, 401), key=off))
     last = model.get_layer(EMOTION_MAPS)
     last.set_weights([weight / temperature for weight in last.get_weights()])
     return temperature

@@ -761,7 +761,7 @@ def softmax(logits):
 
 
 def test_calibration_finds_the_temperature(monkeypatch):
-    """Labels drawn at three times a network's logits are likeliest at a third of temperature 1."""
+    """With labels drawn at three times its logits, a network is as sure as right at a third of temperature 1."""
     keras.utils.set_random_seed(0)
     model = NETWORKS[NETWORK]((32, 32, 1), 7)
     last = model.get_layer(EMOTION_MAPS)
