@@ -99,9 +99,7 @@ teacher_views = 6              # of each face, augmented as training does, over 
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
-augmentation = {               # multiplies the six below, by network: the larger ones would learn Training by heart
-    "simple_CNN": 1.5, "simpler_CNN": 1.5, "tiny_XCEPTION": 1.0, "mini_XCEPTION": 1.0, "big_XCEPTION": 1.5,
-}
+augmentation = 1.0             # multiplies the six below
 rotation = 10.0                # up to +- degrees
 zoom = 0.10                    # up to +- share of the size
 shift = 0.06                   # up to +- share of the width and height
@@ -147,12 +145,7 @@ def parse_args(argv=None):
     add("--drop-no-face", action="store_true", default=drop_no_face, help="leave out what --votes call no face")
     add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
-    add(
-        "--augmentation",
-        type=_number(float, 0),
-        default=argparse.SUPPRESS,
-        help=f"strength, 0: flips only (default by network: {augmentation})",
-    )
+    add("--augmentation", type=_number(float, 0), default=augmentation, help="strength, 0: flips only")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
@@ -169,7 +162,6 @@ def main(argv=None):
     if not args.votes and (args.drop_no_face or args.votes_as != "share"):
         raise ValueError("--votes-as and --drop-no-face are about FER+'s votes; found no --votes: pass fer2013new.csv")
     args.epochs = vars(args).get("epochs", epochs_drawn if str(args.dataset) == "drawn" else epochs)
-    args.augmentation = vars(args).get("augmentation", augmentation.get(args.network, 1.0))
     place = hosts.find_place(args.hosts, args.host_index)
     args.hosts = len(place.names)
     backend = keras.backend.backend()

@@ -36,7 +36,7 @@ def simple_CNN(input_shape, num_classes, l2_regularization=0.0):
         x = _conv_bn_relu(x, filters, kernel, l2=l2)
         x = _conv_bn_relu(x, filters, kernel, l2=l2)
         x = layers.AveragePooling2D(2, padding="same")(x)
-        x = layers.Dropout(0.25)(x)
+        x = layers.Dropout(0.1)(x)
     x = _conv_bn_relu(x, 256, 3, l2=l2)
     return _head(inputs, x, num_classes, l2, "simple_CNN")
 
@@ -54,13 +54,13 @@ def simpler_CNN(input_shape, num_classes, l2_regularization=0.0):
     for filters, kernel in ((16, 5), (32, 5), (64, 3)):
         x = _conv_bn_relu(x, filters, kernel, l2=l2)
         x = _conv_bn_relu(x, filters, kernel, strides=2, l2=l2)
-        x = layers.Dropout(0.25)(x)
+        x = layers.Dropout(0.1)(x)
     x = _conv_bn_relu(x, 64, 1, l2=l2)
     x = _conv_bn_relu(x, 128, 3, strides=2, l2=l2)
-    x = layers.Dropout(0.25)(x)
+    x = layers.Dropout(0.1)(x)
     x = _conv_bn_relu(x, 256, 1, l2=l2)
     x = layers.Conv2D(128, 3, padding="same", activation="relu", kernel_regularizer=l2)(x)
-    x = layers.Dropout(0.25)(x)
+    x = layers.Dropout(0.1)(x)
     x = _conv_bn_relu(x, 256, 1, l2=l2)
     return _head(inputs, x, num_classes, l2, "simpler_CNN")
 

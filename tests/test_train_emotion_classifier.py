@@ -750,7 +750,7 @@ def test_learning_from_votes(tmp_path, faces_csv, votes_as):
     assert run_csv(tmp_path / "models", faces_csv, *arguments) == 0
     settings = json.loads((tmp_path / "models" / f"{NETWORK}.settings.json").read_text())
     assert (settings["votes"], settings["votes_as"]) == ("fer2013new.csv", votes_as)
-    assert settings["augmentation"] == train.augmentation[NETWORK]
+    assert settings["augmentation"] == train.augmentation
     (checkpoint,) = checkpoints(tmp_path / "models")
     expected = EMOTIONS if votes_as == "share" else (*EMOTIONS, "contempt")
     assert read_header(tmp_path / "models" / checkpoint).emotions == expected
