@@ -128,7 +128,7 @@ def main(argv=None):
     if args.json and (args.json.is_dir() or args.json.resolve() in inputs):
         raise ValueError(f"--json must name a file to write; found {args.json}, a folder or an input: name another")
     if args.heat_maps < 0:
-        raise ValueError(f"--heat-maps must be a number of faces, 0 or more; found {args.heat_maps}")
+        raise ValueError(f"--heat-maps must be a number of faces, 0 or more; found {args.heat_maps}: try 1000")
     sizes = [header.input_shape[:2] for header in headers]
     # largest first: the cache beside the data keeps the last size, and training reads the smallest
     data = {size: read_split(args.dataset, args.split, size, args.votes) for size in sorted(set(sizes), reverse=True)}

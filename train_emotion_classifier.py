@@ -212,11 +212,7 @@ def train(args, job):
     job.agree("train on the same data", facts | checkpoints, "copy them from one host")
     if saved:
         check_same_data(saved["settings"].get("data", facts), facts, args)  # earlier versions kept no facts
-    if args.teacher:
-        with_teacher = load_teacher(args.teacher, data.emotions, tuple(args.image_size))
-        if job.first:
-            print(f"the teacher looks at {len(chosen)} faces, {teacher_views} times at each ...", flush=True)
-        labels = with_teacher(labels, faces, chosen, args.seed, args.augmentation)
+    with_teacher = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
     if backend == "tensorflow":
@@ -233,6 +229,11 @@ def train(args, job):
         print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
         print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
 
+    complete = saved and len(saved["rows"]) >= args.epochs
+    if with_teacher and not complete:  # last of what comes before the first step, since it takes minutes
+        if job.first:
+            print(f"the teacher looks at {len(chosen)} faces, {teacher_views} times at each ...", flush=True)
+        labels = with_teacher(labels, faces, chosen, args.seed, args.augmentation)
     place = job.index, job.count
     batches = AugmentedFaces(faces, labels, chosen, args.batch_size, args.seed, args.augmentation, place)
     check_divisible(
