@@ -75,17 +75,19 @@ largest_part = 10_000          # faces of either, which stay in memory
 smallest_calibration = 200     # faces; with fewer there is nothing to fit, and Training keeps them
 # network
 network = "mini_XCEPTION"      # simple_CNN, simpler_CNN, tiny_XCEPTION, mini_XCEPTION, big_XCEPTION
-l2_regularization = 0.0        # penalty on convolution kernels; weight_decay does this work with AdamW
+l2_regularization = 0.0        # penalty on convolution kernels; weight_decay does this work
 # optimisation
 epochs = 120                   # passes over Training
 epochs_drawn = 40              # the same for --dataset drawn
 batch_size = 128               # faces per step
-learning_rate = 3e-3           # at its peak
+learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
 warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
 early_stopping_patience = 40   # epochs without a higher val_accuracy before the run ends
-weight_decay = 0.01            # decoupled (AdamW), on kernels only
+optimizer = "muon"             # AdamW with orthogonal steps for convolutions, or plain adamw
+muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
+weight_decay = 0.01            # decoupled, on kernels only
 label_smoothing = 0.1          # share of each label that is spread over all emotions
 votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
 votes_as = "share"             # share: the votes are part of FER2013's labels; or they are the labels, with contempt as
@@ -138,7 +140,8 @@ def parse_args(argv=None):
     add("--batch-size", type=_number(int, 1), default=batch_size, help="faces per step")
     add("--learning-rate", type=_number(float, 1e-8, 100), default=learning_rate, help="at its peak")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
-    add("--weight-decay", type=_number(float, 0), default=weight_decay, help="AdamW's, on kernels only")
+    add("--optimizer", default=optimizer, choices=OPTIMIZERS, help="muon: AdamW, orthogonal in convolutions")
+    add("--weight-decay", type=_number(float, 0), default=weight_decay, help="decoupled, on kernels only")
     add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
     add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv, to learn from, too")
     add("--votes-as", default=votes_as, choices=VOTES_AS, help="part of FER2013's labels, or FER+'s eight instead")
@@ -448,8 +451,48 @@ def start_with_weights_of(path, model, emotions):
         layer.set_weights(source.get_weights())
 
 
+class Muon(keras.optimizers.AdamW):
+    """AdamW, but the kernels of convolutions take steps that are orthogonal matrices, of the same size as Adam's.
+
+    Such a step changes what a layer answers by as much in rare directions as in frequent ones.  The last layer, the
+    depthwise kernels, which mix no channels, biases and normalisations stay with AdamW.
+    Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; for the size of the steps, Liu et al. 2025,
+    "Muon is Scalable for LLM Training", arXiv:2502.16982.
+    """
+
+    def build(self, var_list):
+        super().build(var_list)
+        kernels = [v for v in var_list if len(v.shape) == 4 and v.shape[-1] > 1 and EMOTION_MAPS not in v.path]
+        self._orthogonal = {self._get_variable_index(kernel) for kernel in kernels}
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        if index not in self._orthogonal:
+            return super().update_step(gradient, variable, learning_rate)
+        gradient = keras.ops.cast(gradient, variable.dtype)
+        momentum = self._momentums[index]
+        self.assign(momentum, muon_momentum * momentum + gradient)
+        step = keras.ops.reshape(gradient + muon_momentum * momentum, (-1, variable.shape[-1]))
+        size = 0.2 * math.sqrt(max(step.shape)) * keras.ops.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, size * keras.ops.reshape(orthogonalised(step), variable.shape))
+
+
+def orthogonalised(matrix):
+    """About the nearest matrix whose singular values are all 1, by five Newton-Schulz iterations of Jordan et al."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = keras.ops.transpose(matrix) if tall else matrix
+    x = x / (keras.ops.norm(x) + 1e-7)
+    for _ in range(5):
+        square = x @ keras.ops.transpose(x)
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return keras.ops.transpose(x) if tall else x
+
+
+OPTIMIZERS = {"muon": Muon, "adamw": keras.optimizers.AdamW}
+
+
 def make_optimizer(args, steps_per_epoch):
-    """AdamW with the chosen schedule and a moving average of the weights."""
+    """The chosen optimizer and schedule, with a moving average of the weights."""
     rate = args.learning_rate
     if args.schedule == "cosine":
         warmup = min(warmup_epochs, args.epochs // 5) * steps_per_epoch
@@ -459,7 +502,7 @@ def make_optimizer(args, steps_per_epoch):
             warmup_steps=warmup,
             decay_steps=max(1, args.epochs * steps_per_epoch - warmup),
         )
-    optimizer = keras.optimizers.AdamW(
+    optimizer = OPTIMIZERS[args.optimizer](
         rate,
         weight_decay=args.weight_decay,
         use_ema=average_epochs > 0,
@@ -854,8 +897,9 @@ def read_saved_run(args, path):
         raise FileNotFoundError(
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
-    before, now = saved["settings"], resolved_settings(args)
-    kept = "network", "image_size", "batch_size", "schedule", "seed", "votes", "votes_as", "drop_no_face", "teacher"
+    before, now = {"optimizer": "adamw"} | saved["settings"], resolved_settings(args)  # once there was no other
+    kept = ("network", "image_size", "batch_size", "optimizer", "schedule", "seed")
+    kept += ("votes", "votes_as", "drop_no_face", "teacher")
     for name in kept:
         if before.get(name) != now[name]:
             raise ValueError(
@@ -885,6 +929,7 @@ def resolved_settings(args):
         "validation_fraction",
         "l2_regularization",
         "warmup_epochs",
+        "muon_momentum",
         "plateau_patience",
         "calibration_fraction",
         "votes_share",

@@ -350,8 +350,8 @@ def test_another_backend(tmp_path):
 # Training on two of them
 
 # A network that is compiled in seconds, with dropout and batch normalisation, whose figures are those of a whole batch.
-# It computes in float64: AdamW's first steps make more of float32's rounding.  Each epoch says a hash of all there is
-# to go on with, and its losses; from epoch SLOW on, batches come slowly.
+# It computes in float64: the optimizer's first steps make more of float32's rounding.  Each epoch says a hash of all
+# there is to go on with, and its losses; from epoch SLOW on, batches come slowly.
 TRAIN = """
 import os, sys, time
 import keras
@@ -559,7 +559,7 @@ def test_a_firewall_between_the_hosts(tmp_path, faces_csv, compiled):
 
 
 def other_settings(tmp_path, faces_csv):
-    return ["--learning-rate", 0.1], faces_csv, ROOT, ["the same settings", "in learning_rate: 0.1 against 0.003"]
+    return ["--learning-rate", 0.1], faces_csv, ROOT, ["the same settings", "in learning_rate: 0.1 against 0.006"]
 
 
 def other_code(tmp_path, faces_csv):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import cv2
@@ -111,8 +110,8 @@ def test_log_has_a_row_per_epoch(trained):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     columns = {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
     assert set(rows[0]) == columns
-    # As each epoch begins: half a cosine from 0.003 to 0 over three epochs.
-    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.003, 0.00225, 0.00075])
+    # As each epoch begins: half a cosine from 0.006 to 0 over three epochs.
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.006, 0.0045, 0.0015])
 
 
 def test_the_best_checkpoint_is_what_its_name_says(trained):
@@ -360,6 +359,7 @@ OTHER_RUNS = {
     "another size": (["--image-size", "48", "48"], ["image_size", "[32, 32]", "[48, 48]"]),
     "another batch": (["--batch-size", "7"], ["batch_size", "14", "7"]),
     "another seed": (["--seed", "5"], ["seed", "0", "5"]),
+    "another optimizer": (["--optimizer", "adamw"], ["optimizer", "muon", "adamw"]),
     "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
 }
 
@@ -490,8 +490,8 @@ def test_choose_precision(monkeypatch, case):
 @pytest.mark.parametrize(("epochs", "peak"), [(10, 20), (2, 0)])
 def test_cosine_rises_to_its_peak_and_falls_to_zero(epochs, peak):
     """Two epochs of warm-up out of ten, none in a run too short for it; ten steps each."""
-    args = types.SimpleNamespace(schedule="cosine", learning_rate=0.5, epochs=epochs, weight_decay=0.01)
-    optimizer = train.make_optimizer(args, steps_per_epoch=10)
+    args = ["--schedule", "cosine", "--learning-rate", "0.5", "--epochs", str(epochs)]
+    optimizer = train.make_optimizer(train.parse_args(args), steps_per_epoch=10)
     rates = []
     for step in range(10 * epochs + 1):
         optimizer.iterations.assign(step)
@@ -499,6 +499,43 @@ def test_cosine_rises_to_its_peak_and_falls_to_zero(epochs, peak):
     assert int(np.argmax(rates)) == peak and max(rates) == pytest.approx(0.5)
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (8, 40), (16, 16)])
+def test_orthogonalised(shape):
+    """Singular vectors stay, singular values come close to 1, whatever they were."""
+    rng = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    matrix = left * np.geomspace(1000, 30, min(shape)) @ right
+    result = keras.ops.convert_to_numpy(train.orthogonalised(keras.ops.convert_to_tensor(matrix, "float32")))
+    values = left.T @ result @ right.T
+    assert np.diag(values).min() > 0.6 and np.diag(values).max() < 1.25
+    assert values - np.diag(np.diag(values)) == pytest.approx(0, abs=1e-4)
+
+
+def test_muon_is_adamw_but_for_the_kernels_that_mix_channels():
+    kernels = set()
+    steps = {}
+    for name in ("muon", "adamw"):
+        keras.utils.set_random_seed(0)
+        model = NETWORKS["tiny_XCEPTION"]((48, 48, 1), 7)
+        args = ["--optimizer", name, "--schedule", "plateau", "--learning-rate", "0.01", "--weight-decay", "0"]
+        optimizer = train.make_optimizer(train.parse_args(args), steps_per_epoch=10)
+        before = [keras.ops.convert_to_numpy(variable).copy() for variable in model.trainable_variables]
+        rng = np.random.default_rng(0)
+        gradients = [keras.ops.convert_to_tensor(rng.normal(size=v.shape), "float32") for v in before]
+        optimizer.apply(gradients, model.trainable_variables)
+        after = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+        steps[name] = [new - old for new, old in zip(after, before, strict=True)]
+    for variable, muon, adamw in zip(model.trainable_variables, steps["muon"], steps["adamw"], strict=True):
+        if np.array_equal(muon, adamw):
+            continue
+        kernels.add(variable.path.rpartition("/")[2])
+        assert train.EMOTION_MAPS not in variable.path
+        matrix = muon.reshape(-1, muon.shape[-1])
+        sizes = np.linalg.svd(matrix, compute_uv=False) / (0.01 * 0.2 * np.sqrt(max(matrix.shape)))
+        assert np.median(sizes) > 0.6 and sizes.max() < 1.25  # five iterations don't bring up the very smallest
+    assert kernels == {"kernel", "pointwise_kernel"}
 
 
 # ------------------------------------------------------------------------------------------------------------
