@@ -957,8 +957,8 @@ def quiet_start() -> Iterator[None]:
     TensorFlow tells of its oneDNN and missing CUDA, LiteRT of its delegate, and neither can be asked not to.
 
     Raises:
-        SystemExit: Keras's backend is not installed, with a line that says so; or Ctrl-C, which many of their layers
-            would each add a line to.
+        SystemExit: a package is not installed, with a line that says so; or Ctrl-C, which many of their layers would
+            each add a line to.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -967,17 +967,24 @@ def quiet_start() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("tensorflow", "jax", "torch"):
-            raise
-        raise SystemExit(
-            f"error: Keras needs the package of its backend, {error.name}; found none: install it, or "
-            "set KERAS_BACKEND to tensorflow or jax"
-        ) from None
+        if error.name in ("tensorflow", "jax", "torch"):
+            raise SystemExit(
+                f"error: Keras needs the package of its backend, {error.name}; found none: install it, or "
+                "set KERAS_BACKEND to tensorflow or jax"
+            ) from None
+        raise SystemExit(not_installed(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return the line on a package that is missing; where a part of one is missing, raise the error: it is a bug."""
+    if find_spec(f"{error.name}".partition(".")[0]):
+        raise error
+    return f"error: {error.name} is not installed: pip install -r requirements.txt"
 
 
 class Parser(argparse.ArgumentParser):
@@ -1009,9 +1016,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
-        if find_spec(f"{error.name}".partition(".")[0]):  # it is there: this is a bug
-            raise
-        print(f"error: {error.name} is not installed: pip install -r requirements.txt", file=sys.stderr)
+        print(not_installed(error), file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         *_, innermost = traceback.walk_tb(error.__traceback__)

@@ -32,7 +32,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 
 import hosts
 from load_and_process import (
@@ -55,6 +54,7 @@ from load_and_process import (
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 with quiet_start():
     import keras
+    import pandas as pd
 
     if keras.backend.backend() == "tensorflow":  # it tells of its devices; JAX mustn't look at them before its hosts
         keras.distribution.list_devices()

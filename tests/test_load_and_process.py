@@ -995,10 +995,15 @@ def test_a_package_that_is_not_installed_is_one_line(capsys):
     def main(argv):
         import no_such_package.part  # noqa: F401
 
+    line = "error: no_such_package is not installed: pip install -r requirements.txt"
     assert lp.exit_status(main) == 2
-    assert capsys.readouterr().err == "error: no_such_package is not installed: pip install -r requirements.txt\n"
+    assert capsys.readouterr().err == f"{line}\n"
+    with pytest.raises(SystemExit, match=line), lp.quiet_start():
+        main(None)
     with pytest.raises(ModuleNotFoundError):  # a bug
         lp.exit_status(lambda argv: importlib.import_module("json.no_such_part"))
+    with pytest.raises(ModuleNotFoundError), lp.quiet_start():
+        importlib.import_module("json.no_such_part")
 
 
 def test_ctrl_c_while_libraries_load_is_no_traceback():
