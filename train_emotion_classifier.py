@@ -77,7 +77,7 @@ smallest_calibration = 200     # faces; with fewer there is nothing to fit, and 
 network = "mini_XCEPTION"      # simple_CNN, simpler_CNN, tiny_XCEPTION, mini_XCEPTION, big_XCEPTION
 l2_regularization = 0.0        # penalty on convolution kernels; weight_decay does this work
 # optimisation
-epochs = 120                   # passes over Training
+epochs = 80                    # passes over Training
 epochs_drawn = 40              # the same for --dataset drawn
 batch_size = 128               # faces per step
 learning_rate = 6e-3           # at its peak
