@@ -2,7 +2,7 @@
 
     python evaluate_emotion_classifier.py models/mini_XCEPTION.hdf5                       # on PublicTest
     python evaluate_emotion_classifier.py models/mini_XCEPTION.hdf5 --split PrivateTest   # once, at the very end
-    python evaluate_emotion_classifier.py models/*.hdf5 --flip --json output/figures.json
+    python evaluate_emotion_classifier.py models/*_CNN.hdf5 models/*_XCEPTION.hdf5 --flip --json output/figures.json
 
 Several checkpoints are measured one by one and together: their ensemble is the mean of their probabilities.
 
@@ -496,7 +496,7 @@ def draw_confusion_matrix(answers, result):
     """
     counts = np.array(result["confusion_matrix"])
     totals = counts.sum(axis=1)
-    side = 2 + 0.8 * len(counts)
+    side = max(5, 2 + 0.8 * len(counts))  # inches; the title has a file's name in it
     figure = _figure(result, (side, side), f"{result['accuracy']:.1%} of {result['images']:,} faces right")
     axes = figure.subplots()
     shares = counts / np.maximum(totals, 1)[:, None]

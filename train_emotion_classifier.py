@@ -21,6 +21,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import math
 import os
@@ -191,12 +192,6 @@ def train(args, job):
     backend, parts = keras.backend.backend(), job.count * local_devices()
     check_divisible("--batch-size", args.batch_size, parts)
     saved = shared_run(args, job, run_file["resume.npz"])
-    if job.first and not args.resume and run_file["resume.npz"].exists():
-        print(
-            f"note: {args.output_dir} holds an earlier run of {args.network}; the first finished epoch replaces it "
-            "(its .hdf5 stays). To go on with it instead: Ctrl-C, and --resume"
-        )
-
     boards = []
     if args.tensorboard and job.first:
         boards = [tensorboard_callback(args.output_dir / f"{args.network}.tensorboard")]
@@ -214,7 +209,7 @@ def train(args, job):
     facts = hosts.data_of(data, labels, chosen)
     job.agree("train on the same data", facts | checkpoints, "copy them from one host")
     if saved:
-        check_same_data(saved["settings"].get("data", facts), facts, args)  # earlier versions kept no facts
+        check_same_data(saved["settings"], facts, args)
     with_teacher = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
@@ -225,14 +220,21 @@ def train(args, job):
     if args.start_from and not saved:
         start_with_weights_of(args.start_from, model, data.emotions)
     settings = resolved_settings(args) | {"data": facts}
-    if job.first:
-        with replacing(run_file["settings.json"]) as partial:
-            partial.write_text(json.dumps(settings, indent=2) + "\n")
-        print(json.dumps(resolved_settings(args), indent=2))
-        print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
-        print(f"{len(chosen)} faces to train on, {len(validation.faces)} to validate on ({validated_on})", flush=True)
-
     complete = saved and len(saved["rows"]) >= args.epochs
+    if job.first:
+        if not args.resume and run_file["resume.npz"].exists():
+            print(
+                f"note: {args.output_dir} holds an earlier run of {args.network}; the first finished epoch replaces it "
+                "(its .hdf5 stays). To go on with it instead: Ctrl-C, and --resume"
+            )
+        if not complete:  # what a complete run was made with stays as it is
+            with replacing(run_file["settings.json"]) as partial:
+                partial.write_text(json.dumps(settings, indent=2) + "\n")
+            print(json.dumps(resolved_settings(args), indent=2))
+        print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
+        print(f"{len(chosen)} of {len(faces)} Training faces to learn from; the others are held out, or equal to such")
+        print(f"{len(validation.faces)} faces to validate on ({validated_on})", flush=True)
+
     if with_teacher and not complete:  # last of what comes before the first step, since it takes minutes
         if job.first:
             print(f"the teacher looks at {len(chosen)} faces, {teacher_views} times at each ...", flush=True)
@@ -502,11 +504,12 @@ def make_optimizer(args, steps_per_epoch):
             warmup_steps=warmup,
             decay_steps=max(1, args.epochs * steps_per_epoch - warmup),
         )
+    horizon = min(average_epochs, args.epochs / 5)  # else a short run's average is still near the first weights
     optimizer = OPTIMIZERS[args.optimizer](
         rate,
         weight_decay=args.weight_decay,
-        use_ema=average_epochs > 0,
-        ema_momentum=math.exp(-1 / (average_epochs * steps_per_epoch)) if average_epochs > 0 else 0.0,
+        use_ema=horizon > 0,
+        ema_momentum=math.exp(-1 / (horizon * steps_per_epoch)) if horizon > 0 else 0.0,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
@@ -710,6 +713,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.validated, self.emotions, self.output_dir = validated, emotions, output_dir
         self.validation, self.calibration = PlainFaces(validation), calibration
         self.path, self.score, self.superseded = None, (-1.0, 0.0), None
+        self.others = sorted(path.name for path in output_dir.glob(f"{validated.name}.*.hdf5"))  # of earlier runs
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def on_epoch_end(self, epoch, logs):
@@ -727,11 +731,18 @@ class BestCheckpoint(keras.callbacks.Callback):
         score = (result["accuracy"], -result["loss"])  # of two as accurate, the surer one
         if score > self.score:
             self.superseded, self.score = self.path, score
-            self.path = self.output_dir / f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}.hdf5"
+            self.path = self._free_path(f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}")
             if self.job.first:
                 with alone(), self.job.writing():
                     temperature = calibrate(self.validated, self.calibration)
                     save_checkpoint(self.validated, self.path, self.emotions, temperature)
+
+    def _free_path(self, name):
+        """That name's path, or with a number after it, if an earlier run has left one of that name."""
+        numbered = (f"{name}.{number}.hdf5" for number in itertools.count(2))
+        return self.output_dir / next(
+            file for file in itertools.chain([f"{name}.hdf5"], numbered) if file not in self.others
+        )
 
     def forget_superseded(self):
         """Delete the checkpoint that a better one has replaced, once nothing refers to it any more."""
@@ -797,6 +808,7 @@ class RunRecord(keras.callbacks.Callback):
         if saved:
             self.rows = saved["rows"]
             best.path, best.score = state_path.with_name(saved["best_name"]), tuple(saved["best_score"])
+            best.others = saved.get("others", [])
         job.epochs_done = len(self.rows)
 
     @property
@@ -850,6 +862,7 @@ class RunRecord(keras.callbacks.Callback):
                 "rows": self.rows,
                 "best_name": self.best.path.name,
                 "best_score": self.best.score,
+                "others": self.best.others,
             }
         )
         values = {f"variable_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self._variables())}
@@ -907,19 +920,20 @@ def read_saved_run(args, path):
                 "pass the same, or leave --resume out"
             )
     for name in before.keys() & now.keys():
-        if before[name] != now[name]:
+        if before[name] != now[name] and len(saved["rows"]) < args.epochs:
             print(f"note: {name} was {before[name]}, goes on with {now[name]}")
     return saved
 
 
-def check_same_data(before, now, args):
+def check_same_data(settings, now, args):
     """Raise hosts.Disagreement, naming the first difference, where a run to resume has learnt from other data."""
+    before = settings.get("data", {})  # earlier versions kept none, or other facts
     for name in now:
-        if name in before and before[name] != now[name]:  # earlier versions kept other facts
+        if name in before and before[name] != now[name]:
             raise hosts.Disagreement(
                 f"--resume keeps the data, wherever they lie; found that {args.dataset} is not what the run in "
-                f"{args.output_dir} learns from, in {name}: {now[name]} against {before[name]}; pass the same, "
-                "or leave --resume out"
+                f"{args.output_dir} learns from, in {name}: {now[name]} against {before[name]}; pass what it learnt "
+                f"from, --dataset {settings['dataset']}, or leave --resume out"
             )
 
 
@@ -978,8 +992,8 @@ def draw_learning_curve(rows, path, title, smoothed):
     epoch = [row["epoch"] for row in rows]
     for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
         augmented = "training, augmented" + (", labels smoothed" if smoothed and name == "loss" else "")
-        axes.plot(epoch, [row[name] for row in rows], color="#0072B2", label=augmented)
-        axes.plot(epoch, [row[f"val_{name}"] for row in rows], color="#D55E00", label="validation")
+        axes.plot(epoch, [row[name] for row in rows], ".-", color="#0072B2", label=augmented)
+        axes.plot(epoch, [row[f"val_{name}"] for row in rows], ".-", color="#D55E00", label="validation")
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -70,6 +70,16 @@ def save_checkpoint(model, path, emotions, temperature=1.0):
         partial.write_bytes(content.getvalue())
 
 
+def _meant(path):
+    """The end of a message that names the checkpoint meant by a path without its ending or folder, if there is one."""
+    shipped = Path(__file__).parent
+    for name in (path.name, f"{path.name}.hdf5"):
+        for meant in (path.with_name(name), shipped / name):
+            if meant.suffix in SUFFIXES and meant.is_file():
+                return f"; did you mean {meant}?"
+    return ""
+
+
 def read_header(path):
     """What a checkpoint says of itself, without building the network.
 
@@ -84,9 +94,10 @@ def read_header(path):
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"a model is a Keras checkpoint, {' or '.join(SUFFIXES)}; found {path}")
+        raise ValueError(f"a model is a Keras checkpoint, {' or '.join(SUFFIXES)}; found {path}{_meant(path)}")
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; train one with: python train_emotion_classifier.py")
+        how = _meant(path) or "; take one of models/*.hdf5, or train one with: python train_emotion_classifier.py"
+        raise FileNotFoundError(f"no checkpoint at {path}{how}")
     try:
         with h5py.File(path, "r") as file:
             attributes = dict(file.attrs)

@@ -312,6 +312,13 @@ def damaged_inside(path):
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize("given", ["mini_XCEPTION", "models/mini_XCEPTION", "nowhere/mini_XCEPTION.hdf5"])
+def test_names_the_checkpoint_that_was_meant(given):
+    shipped = Path(checkpoint.__file__).with_name("mini_XCEPTION.hdf5")
+    with pytest.raises((ValueError, FileNotFoundError), match=f"; did you mean .*{shipped.name}.$"):
+        read_header(given)
+
+
 LAMBDA = keras.layers.Lambda(lambda x: x)
 BAD = {
     "missing": (Path.unlink, FileNotFoundError, "no checkpoint at"),

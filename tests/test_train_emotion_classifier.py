@@ -228,11 +228,13 @@ def test_goes_on_after_ctrl_c_and_after_a_kill(tmp_path, faces_csv):
 def test_resuming_a_finished_run_trains_no_further(tmp_path, trained, monkeypatch, capsys):
     folder = Path(shutil.copytree(trained[0], tmp_path / "copy"))
     monkeypatch.setattr(drawn_faces, "IMAGES_PER_EMOTION", PER_EMOTION)
-    before = (folder / f"{NETWORK}.resume.npz").read_bytes()
+    before = contents(folder)
     arguments = ["--dataset", "drawn", "--epochs", "3", "--output-dir", str(folder), "--resume"]
-    assert train.main([*SMALL, *arguments]) == 0
-    assert "the run is complete, 3 epochs" in capsys.readouterr().out
-    assert (folder / f"{NETWORK}.resume.npz").read_bytes() == before
+    assert train.main([*SMALL, *arguments, "--learning-rate", "0.1"]) == 0
+    printed = capsys.readouterr().out
+    assert "the run is complete, 3 epochs" in printed and "goes on with" not in printed
+    picture = f"{NETWORK}.curve.png"
+    assert contents(folder) | {picture: before[picture]} == before
 
 
 def test_says_that_it_replaces_an_earlier_run(tmp_path, trained, capsys, faces_csv):
@@ -240,6 +242,17 @@ def test_says_that_it_replaces_an_earlier_run(tmp_path, trained, capsys, faces_c
     assert run_csv(folder, faces_csv, "--epochs", 1) == 0
     assert f"{folder} holds an earlier run of {NETWORK}" in capsys.readouterr().out
     assert epochs_of(folder) == [1] and checkpoints(trained[0])[0] in checkpoints(folder)
+
+
+def test_checkpoints_of_an_earlier_run_stay(tmp_path, faces_csv):
+    """The same run again, whose first checkpoint would have the same name; nothing better comes after."""
+    arguments = [tmp_path, faces_csv, "--learning-rate", 1e-8, "--epochs"]
+    assert run_csv(*arguments, 1) == 0
+    (first,), before = checkpoints(tmp_path), contents(tmp_path)
+    assert run_csv(*arguments, 1) == 0
+    assert run_csv(*arguments, 2, "--resume") == 0
+    assert set(checkpoints(tmp_path)) == {first, first.replace(".hdf5", ".2.hdf5")}
+    assert (tmp_path / first).read_bytes() == before[first]
 
 
 def test_a_run_can_be_moved(tmp_path, faces_csv, monkeypatch):
@@ -387,6 +400,7 @@ def test_resuming_with_moved_and_with_other_data(tmp_path, faces_csv, capsys):
     before = contents(run)
     status, (line,) = refused(capsys, *SMALL, "--dataset", moved, "--output-dir", run, "--resume", "--epochs", 3)
     assert status == 2 and f"{moved} is not what the run in {run} learns from, in number of " in line
+    assert f"pass what it learnt from, --dataset {moved}, or" in line
     assert contents(run) == before
 
 
@@ -489,7 +503,7 @@ def test_choose_precision(monkeypatch, case):
 
 @pytest.mark.parametrize(("epochs", "peak"), [(10, 20), (2, 0)])
 def test_cosine_rises_to_its_peak_and_falls_to_zero(epochs, peak):
-    """Two epochs of warm-up out of ten, none in a run too short for it; ten steps each."""
+    """Two epochs of warm-up out of ten, none in a run too short for it; ten steps each.  The average is as short."""
     args = ["--schedule", "cosine", "--learning-rate", "0.5", "--epochs", str(epochs)]
     optimizer = train.make_optimizer(train.parse_args(args), steps_per_epoch=10)
     rates = []
@@ -499,6 +513,7 @@ def test_cosine_rises_to_its_peak_and_falls_to_zero(epochs, peak):
     assert int(np.argmax(rates)) == peak and max(rates) == pytest.approx(0.5)
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] == pytest.approx(0, abs=1e-7)
+    assert optimizer.ema_momentum == pytest.approx(np.exp(-1 / (20 if epochs == 10 else 4)))
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (8, 40), (16, 16)])
