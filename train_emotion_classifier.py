@@ -100,6 +100,7 @@ teacher = []                   # checkpoints; the mean of their probabilities be
 teacher_share = 0.5            # of each label; the rest is the data's and the votes'
 teacher_views = 6              # of each face, augmented as training does, over which a teacher's answer is averaged
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
+plain_faces = 2560             # of Training, from which normalisation takes its statistics for the averaged weights
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
 augmentation = 1.0             # multiplies the six below
@@ -254,7 +255,9 @@ def train(args, job):
     )
     with alone():
         validated = build_network(args.network, input_shape, len(data.emotions), "float32")
-        best = BestCheckpoint(validated, validation, calibration, data.emotions, args.output_dir, job)
+        plain = np.random.default_rng(args.seed).permutation(chosen)[:plain_faces]
+        plain = read_faces(faces, np.sort(plain))
+        best = BestCheckpoint(validated, validation, calibration, plain, data.emotions, args.output_dir, job)
     reducers = (
         []
         if args.schedule == "cosine"
@@ -707,11 +710,11 @@ class BestCheckpoint(keras.callbacks.Callback):
     the first does all this, and the others get its figures, so that all come to the same decisions.
     """
 
-    def __init__(self, validated, validation, calibration, emotions, output_dir, job):
+    def __init__(self, validated, validation, calibration, plain, emotions, output_dir, job):
         super().__init__()
         self.job = job
         self.validated, self.emotions, self.output_dir = validated, emotions, output_dir
-        self.validation, self.calibration = PlainFaces(validation), calibration
+        self.validation, self.calibration, self.plain = PlainFaces(validation), calibration, plain
         self.path, self.score, self.superseded = None, (-1.0, 0.0), None
         self.others = sorted(path.name for path in output_dir.glob(f"{validated.name}.*.hdf5"))  # of earlier runs
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -721,6 +724,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         if self.job.first:
             with alone():
                 self.validated.set_weights(averaged)
+                renew_statistics(self.validated, self.plain)
                 result = self.validated.evaluate(self.validation, verbose=0, return_dict=True)
         result = self.job.share(result)
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
@@ -749,6 +753,31 @@ class BestCheckpoint(keras.callbacks.Callback):
         if self.superseded and self.superseded != self.path:
             self.superseded.unlink(missing_ok=True)
         self.superseded = None
+
+
+def renew_statistics(model, faces):
+    """Give batch normalisations the statistics of faces as they are, without augmentation and dropout.
+
+    Those of training are of other weights, the last steps' instead of the average's, and of other faces.
+    Source: Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576.
+
+    Args:
+        model: changed in place.
+        faces: uint8 (n, h, w, c), n > 0.
+    """
+    normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    before = [layer.momentum for layer in normalisations], [layer.rate for layer in dropouts]
+    for dropout in dropouts:
+        dropout.rate = 0.0
+    for number, batch in enumerate(np.array_split(faces, math.ceil(len(faces) / VALIDATED_AT_ONCE))):
+        for normalisation in normalisations:
+            normalisation.momentum = number / (number + 1)  # the mean of all batches
+        model(preprocess_images(batch), training=True)
+    for normalisation, momentum in zip(normalisations, before[0], strict=True):
+        normalisation.momentum = momentum
+    for dropout, rate in zip(dropouts, before[1], strict=True):
+        dropout.rate = rate
 
 
 def calibrate(model, held_out):
@@ -950,6 +979,7 @@ def resolved_settings(args):
         "teacher_share",
         "teacher_views",
         "average_epochs",
+        "plain_faces",
         "flip",
         "rotation",
         "zoom",

@@ -245,14 +245,13 @@ def test_says_that_it_replaces_an_earlier_run(tmp_path, trained, capsys, faces_c
 
 
 def test_checkpoints_of_an_earlier_run_stay(tmp_path, faces_csv):
-    """The same run again, whose first checkpoint would have the same name; nothing better comes after."""
-    arguments = [tmp_path, faces_csv, "--learning-rate", 1e-8, "--epochs"]
-    assert run_csv(*arguments, 1) == 0
+    """The same run again, whose first checkpoint would have the same name."""
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1) == 0
     (first,), before = checkpoints(tmp_path), contents(tmp_path)
-    assert run_csv(*arguments, 1) == 0
-    assert run_csv(*arguments, 2, "--resume") == 0
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1) == 0
     assert set(checkpoints(tmp_path)) == {first, first.replace(".hdf5", ".2.hdf5")}
-    assert (tmp_path / first).read_bytes() == before[first]
+    assert run_csv(tmp_path, faces_csv, "--epochs", 3, "--resume") == 0
+    assert len(checkpoints(tmp_path)) == 2 and (tmp_path / first).read_bytes() == before[first]
 
 
 def test_a_run_can_be_moved(tmp_path, faces_csv, monkeypatch):
@@ -534,7 +533,18 @@ def test_muon_is_adamw_but_for_the_kernels_that_mix_channels():
     for name in ("muon", "adamw"):
         keras.utils.set_random_seed(0)
         model = NETWORKS["tiny_XCEPTION"]((48, 48, 1), 7)
-        args = ["--optimizer", name, "--schedule", "plateau", "--learning-rate", "0.01", "--weight-decay", "0"]
+        args = [
+            "--optimizer",
+            name,
+            "--schedule",
+            "plateau",
+            "--learning-rate",
+            "0.01",
+            "--weight-decay",
+            "0",
+            "--epochs",
+            "1",
+        ]
         optimizer = train.make_optimizer(train.parse_args(args), steps_per_epoch=10)
         before = [keras.ops.convert_to_numpy(variable).copy() for variable in model.trainable_variables]
         rng = np.random.default_rng(0)
@@ -806,6 +816,25 @@ def test_learning_from_votes(tmp_path, faces_csv, votes_as):
     (checkpoint,) = checkpoints(tmp_path / "models")
     expected = EMOTIONS if votes_as == "share" else (*EMOTIONS, "contempt")
     assert read_header(tmp_path / "models" / checkpoint).emotions == expected
+
+
+@pytest.mark.parametrize("batch", [60, 20])
+def test_statistics_are_those_of_the_faces(monkeypatch, batch):
+    monkeypatch.setattr(train, "VALIDATED_AT_ONCE", batch)
+    keras.utils.set_random_seed(0)
+    model, faces = NETWORKS["simple_CNN"]((32, 32, 1), 7), random_faces(60, 32, 32)
+    normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normalisations:
+        layer.moving_mean.assign(layer.moving_mean + 5.0)  # what was there before is gone
+    train.renew_statistics(model, faces)
+    for layer in (normalisations[0], normalisations[-1]):  # before all dropout, and after it
+        below = keras.Model(model.inputs, layer.input).predict(preprocess_images(faces), verbose=0)
+        mean, variance = below.mean(axis=(0, 1, 2)), below.var(axis=(0, 1, 2))
+        close = {"atol": 0.02 * variance.max() ** 0.5} if batch == 60 else {"atol": 0.1 * variance.max() ** 0.5}
+        np.testing.assert_allclose(layer.moving_mean.numpy(), mean, **close)
+        np.testing.assert_allclose(layer.moving_variance.numpy() ** 0.5, variance**0.5, **close)
+        assert layer.momentum == 0.99
+    assert {layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)} == {0.1}
 
 
 def softmax(logits):
