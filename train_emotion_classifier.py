@@ -110,6 +110,7 @@ shift = 0.06                   # up to +- share of the width and height
 contrast = 0.20                # up to +- share
 brightness = 0.10              # up to +- of the [-1, 1] range
 erasing = 0.10                 # share of faces that lose one random rectangle
+mixup = 0.0                    # blend each face, and its label, with another's: a of Beta(a, a), 0.2 is usual; 0: none
 # machine
 precision = "auto"             # float32, mixed_bfloat16, or auto: see `choose_precision`
 seed = 0                       # of initial weights, order and augmentation
@@ -151,6 +152,7 @@ def parse_args(argv=None):
     add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add("--augmentation", type=_number(float, 0), default=augmentation, help="strength, 0: flips only")
+    add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
@@ -241,7 +243,7 @@ def train(args, job):
             print(f"the teacher looks at {len(chosen)} faces, {teacher_views} times at each ...", flush=True)
         labels = with_teacher(labels, faces, chosen, args.seed, args.augmentation)
     place = job.index, job.count
-    batches = AugmentedFaces(faces, labels, chosen, args.batch_size, args.seed, args.augmentation, place)
+    batches = AugmentedFaces(faces, labels, chosen, args.batch_size, args.seed, args.augmentation, args.mixup, place)
     check_divisible(
         f"the {batches.batch_size} faces there are to train on, less than --batch-size,", batches.batch_size, parts
     )
@@ -528,10 +530,13 @@ class AugmentedFaces(keras.utils.PyDataset):
         batch_size, seed: order and augmentation follow from (seed, epoch, batch), so a resumed run sees what an
             unbroken one would have; the last of an epoch that fill no batch wait for another epoch's order.
         strength: as `augment` takes it.
+        mixup: a; every face is blended with another of its batch, and so are their labels, in shares that Beta(a, a)
+            draws, the larger one its own; 0: none is.
+            Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412.
         part: (i, n), give the i-th of n equal parts of each batch, changed as in the whole batch.
     """
 
-    def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, part=(0, 1)):
+    def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, mixup=0.0, part=(0, 1)):
         super().__init__()
         # TensorFlow's data pipeline runs ahead of the step by itself.  Elsewhere we do: with workers of Keras's, what
         # `fit` has looked at to build the network would be learnt from again, in place of other batches.
@@ -539,7 +544,7 @@ class AugmentedFaces(keras.utils.PyDataset):
         if keras.backend.backend() != "tensorflow":
             self._threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self.faces, self.labels, self.chosen, self.seed = faces, labels, chosen, seed
-        self.strength = strength
+        self.strength, self.mixup = strength, mixup
         self.batch_size, self.part = min(batch_size, len(chosen)), part
         self.epoch, self._order = 0, (None, None)
 
@@ -562,12 +567,25 @@ class AugmentedFaces(keras.utils.PyDataset):
             self._order = epoch, order
         chosen = np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])  # as they lie in a file
         rng = np.random.default_rng((self.seed, epoch, batch))
-        changes = draw_changes(len(chosen), self.faces.shape[1:3], rng, self.strength)
+        images, labels = self._changed(chosen, rng)
+        if not self.mixup:
+            return images, labels
+        others = rng.permutation(chosen)
+        share = rng.beta(self.mixup, self.mixup, len(chosen)).astype(np.float32)
+        share = np.maximum(share, 1 - share)[self._own(chosen), None]
+        others, their_labels = self._changed(others, rng)
+        of_images = share[..., None, None]
+        return of_images * images + (1 - of_images) * others, share * labels + (1 - share) * their_labels
+
+    def _own(self, chosen):
         index, count = self.part
-        own = slice(index * len(chosen) // count, (index + 1) * len(chosen) // count)
+        return slice(index * len(chosen) // count, (index + 1) * len(chosen) // count)
+
+    def _changed(self, chosen, rng):
+        """Our part of the chosen faces, changed, and their labels."""
+        changes, own = draw_changes(len(chosen), self.faces.shape[1:3], rng, self.strength), self._own(chosen)
         faces = read_faces(self.faces, chosen[own])
-        images = apply_changes(faces, {name: drawn[own] for name, drawn in changes.items()})
-        return images, self.labels[chosen[own]]
+        return apply_changes(faces, {name: drawn[own] for name, drawn in changes.items()}), self.labels[chosen[own]]
 
 
 def load_teacher(paths, emotions, image_size):

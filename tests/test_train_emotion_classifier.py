@@ -684,11 +684,12 @@ def test_batches_follow_from_seed_epoch_and_batch():
     assert len({images.tobytes() for images in batches.values()}) == 4
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
 @pytest.mark.parametrize("parts", [2, 4])
-def test_parts_of_a_batch_are_changed_as_in_the_whole(monkeypatch, parts):
+def test_parts_of_a_batch_are_changed_as_in_the_whole(monkeypatch, parts, mixup):
     monkeypatch.setattr(train, "erasing", 0.5)
     faces, labels = random_faces(30, 32, 32), np.eye(7, dtype=np.float32)[np.arange(30) % 7]
-    given = [faces, labels, np.arange(30), 8, 3, 1.5]
+    given = [faces, labels, np.arange(30), 8, 3, 1.5, mixup]
     whole = train.AugmentedFaces(*given)
     shares = [train.AugmentedFaces(*given, part=(index, parts)) for index in range(parts)]
     for epoch, batch in [(0, 0), (0, 2), (5, 1)]:
@@ -697,6 +698,22 @@ def test_parts_of_a_batch_are_changed_as_in_the_whole(monkeypatch, parts):
         for expected, *pieces in zip(whole[batch], *(share[batch] for share in shares), strict=True):
             assert all(len(piece) == 8 // parts for piece in pieces)
             np.testing.assert_array_equal(np.concatenate(pieces), expected)
+
+
+def test_mixup_blends_faces_and_labels_alike(only):
+    """Every face has one brightness and a label of its own, so that labels say what a pixel must be."""
+    only()
+    faces = np.broadcast_to(8 * np.arange(32, dtype=np.uint8)[:, None, None, None], (32, 4, 4, 1))
+    sequence = train.AugmentedFaces(faces, np.eye(32, dtype=np.float32), np.arange(32), 32, seed=0, mixup=0.3)
+    images, labels = sequence[0]
+    shares, brightness = np.sort(labels, axis=1), preprocess_images(faces)[:, 0, 0, 0]
+    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(shares[:, :-2], 0)
+    np.testing.assert_array_equal(np.sort(labels.argmax(axis=1)), np.arange(32))  # the larger share is its own
+    np.testing.assert_allclose(
+        images, np.broadcast_to((labels @ brightness)[:, None, None, None], images.shape), atol=1e-5
+    )
+    assert 0.02 < shares[:, -2].mean() < 0.25 and shares[:, -2].max() > 0.1
 
 
 def test_batches_that_were_looked_at_come_again():
