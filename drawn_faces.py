@@ -5,8 +5,7 @@
 
 It is a drawing made with numpy and OpenCV, not a photograph: it shows that the programs work, and it is no
 evidence of how accurately they read people. The Haar cascade finds the drawn face, and networks
-trained on photographs name the expressions of the default identity, disgust least surely; `SHAPES` was
-tuned for both.
+trained on photographs name the expressions of the default identity; `SHAPES` was tuned for both.
 """
 
 import sys
@@ -74,15 +73,15 @@ SHAPES = {
         teeth_low=0.37, fold=0.46, frown=0.17, forehead=0.02, nose_wrinkle=0.34, bags=0.75,
         chin=0.1, socket=0.74),
     "disgust": Shape(
-        brow_in=-0.22, brow_mid=-0.16, brow_out=-0.16, brow_pinch=0.08, eye_up=0.03, eye_low=0.07,
-        mouth_w=0.41, mouth_y=0.05, corner=-0.17, open_up=0.17, open_low=0.11, square=4.1, lip=0.71,
-        teeth_up=0.57, teeth_low=0.2, jaw=0.14, fold=0.56, frown=0.92, forehead=0.35,
-        nose_wrinkle=0.87, nose_up=0.12, cheek=0.99, bags=0.1, chin=0.28, socket=0.71),
+        brow_in=-0.2, brow_mid=-0.15, brow_out=-0.11, brow_pinch=0.13, eye_up=0.03, eye_low=0.05,
+        mouth_w=0.39, mouth_y=0.06, corner=-0.24, open_up=0.18, open_low=0.14, square=6.29, lip=1.07,
+        teeth_up=0.5, teeth_low=0.25, jaw=0.15, fold=1.0, frown=0.63, nose_wrinkle=0.67, nose_up=0.01,
+        cheek=1.0, bags=0.13, socket=0.01),
     "fear": Shape(
-        brow_in=0.25, brow_out=0.17, brow_pinch=0.06, eye_up=0.24, eye_low=0.12, gaze=0.02,
-        mouth_y=0.09, corner=-0.14, open_up=0.11, open_low=0.21, square=2.81, lip=1.09,
-        teeth_up=0.47, teeth_low=0.56, jaw=0.02, fold=0.0, frown=0.8, forehead=0.72, nose_up=0.03,
-        cheek=0.23, bags=0.5, chin=0.29, socket=0.71),
+        brow_in=0.33, brow_mid=0.09, brow_out=-0.01, eye_up=0.26, eye_low=0.17, gaze=0.02, mouth_w=0.52,
+        mouth_y=0.08, corner=-0.06, open_up=0.1, open_low=0.15, square=3.25, lip=1.1, teeth_up=0.76,
+        teeth_low=0.33, jaw=0.06, fold=0.12, frown=0.92, forehead=0.19, nose_wrinkle=0.15, cheek=0.03,
+        bags=0.0, chin=0.01, socket=0.97),
     "happy": Shape(
         brow_mid=0.03, eye_up=0.1, eye_low=0.05, mouth_w=0.72, mouth_y=-0.03, corner=0.22,
         open_up=0.02, open_low=0.24, lip=0.8, teeth_up=0.75, fold=0.8, cheek=0.9, bags=0.6),

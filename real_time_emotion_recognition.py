@@ -4,7 +4,7 @@
     python real_time_emotion_recognition.py --source clip.mp4 --output annotated.mp4 --csv clip.csv
     python real_time_emotion_recognition.py --source photo.jpg --headless --output annotated.png
     python real_time_emotion_recognition.py --source photos/ one.mp4 two.mp4 --headless --output annotated/
-    python real_time_emotion_recognition.py --model mine.hdf5 models/mini_XCEPTION.hdf5     # averaged
+    python real_time_emotion_recognition.py --model mine.hdf5 models/simple_CNN.hdf5        # averaged
 
 In the window, ? shows the keys; q, Esc or closing it ends the program.  Images never leave the machine.  Nothing is
 stored unless asked for (--output, --csv, --timeline, --explain, or the keys s and r), or, where there is neither a
@@ -53,7 +53,7 @@ from video_sources import Frame, SourceLost, expand_sources, open_source, read_f
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
 source = []                    # camera numbers, videos, images, folders, stream URLs or "drawn"; none: camera 0
-model = [Path(__file__).resolve().parent / "models" / "mini_XCEPTION.hdf5"]  # one checkpoint, or several to average
+model = [Path(__file__).resolve().parent / "models" / "simple_CNN.hdf5"]  # one checkpoint, or several to average
 cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
 # what is written; with several sources, folders
 output = None                  # annotated .mp4, .avi or .mkv (image: .png or .jpg; folder of images: a folder)
