@@ -100,7 +100,7 @@ teacher = []                   # checkpoints; the mean of their probabilities be
 teacher_share = 0.5            # of each label; the rest is the data's and the votes'
 teacher_views = 6              # of each face, augmented as training does, over which a teacher's answer is averaged
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
-plain_faces = 2560             # of Training, from which normalisation takes its statistics for the averaged weights
+plain_faces = 2560             # of Training, from which what is saved has normalisation's statistics; 0: as trained
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
 augmentation = 1.0             # multiplies the six below
@@ -235,8 +235,9 @@ def train(args, job):
                 partial.write_text(json.dumps(settings, indent=2) + "\n")
             print(json.dumps(resolved_settings(args), indent=2))
         print(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
-        print(f"{len(chosen)} of {len(faces)} Training faces to learn from; the others are held out, or equal to such")
-        print(f"{len(validation.faces)} faces to validate on ({validated_on})", flush=True)
+        others = f" (of {len(faces)}; the others are held out, or equal to these)" if len(chosen) < len(faces) else ""
+        to_validate = f"{len(validation.faces)} to validate on ({validated_on})"
+        print(f"{len(chosen)} faces to train on{others}, {to_validate}", flush=True)
 
     if with_teacher and not complete:  # last of what comes before the first step, since it takes minutes
         if job.first:
@@ -742,7 +743,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         if self.job.first:
             with alone():
                 self.validated.set_weights(averaged)
-                renew_statistics(self.validated, self.plain)
+                if len(self.plain):
+                    renew_statistics(self.validated, self.plain)
                 result = self.validated.evaluate(self.validation, verbose=0, return_dict=True)
         result = self.job.share(result)
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
@@ -774,7 +776,7 @@ class BestCheckpoint(keras.callbacks.Callback):
 
 
 def renew_statistics(model, faces):
-    """Give batch normalisations the statistics of faces as they are, without augmentation and dropout.
+    """Give batch normalisations the statistics of faces as they are, without augmentation or dropout.
 
     Those of training are of other weights, the last steps' instead of the average's, and of other faces.
     Source: Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576.

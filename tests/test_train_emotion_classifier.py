@@ -854,6 +854,16 @@ def test_statistics_are_those_of_the_faces(monkeypatch, batch):
     assert {layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)} == {0.1}
 
 
+@pytest.mark.parametrize("plain_faces", [0, 10])
+def test_statistics_are_renewed_for_what_is_saved(tmp_path, faces_csv, monkeypatch, plain_faces):
+    """On faces of Training; with none of them, those of training stay."""
+    given = []
+    monkeypatch.setattr(train, "plain_faces", plain_faces)
+    monkeypatch.setattr(train, "renew_statistics", lambda model, faces: given.append(len(faces)))
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1) == 0
+    assert given == [10] * bool(plain_faces)
+
+
 def softmax(logits):
     return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
