@@ -263,10 +263,10 @@ def test_each_face_has_its_map_and_its_label(mini):
     """Whoever else is in the frame; and a heat map in between leaves the next frame's answers alone."""
     capture = DrawnFaceCapture(identities=(Identity(), Identity(), Identity()))
     frame, boxes = capture.read()[1], np.array(capture.boxes)
-    labels = [3, 6, 0]
+    labels = [4, 6, 0]  # the faces are neutral, 6; of a label that isn't given there may be little to see
     maps, wanted = mini.heat_maps(frame, boxes, labels), mini(frame, boxes)
     assert maps.shape == (3, 48, 48) and maps.dtype == np.float32
-    assert maps.min() == 0 and maps.max() <= 1 and (maps.max(axis=(1, 2)) > 0.2).all()
+    assert maps.min() == 0 and maps.max() == maps[1].max() == 1 and (maps.max(axis=(1, 2)) > 0.2).all()
     for some in ([2], [0, 1], [1, 2, 0], [0]):
         np.testing.assert_allclose(mini(frame, boxes[some]), wanted[some], atol=1e-6)
         np.testing.assert_allclose(mini.heat_maps(frame, boxes[some], np.take(labels, some)), maps[some], atol=1e-4)
