@@ -74,7 +74,7 @@ def _meant(path):
     """The end of a message that names the checkpoint meant by a path without its ending or folder, if there is one."""
     shipped = Path(__file__).parent
     for name in (path.name, f"{path.name}.hdf5"):
-        for meant in (path.with_name(name), shipped / name):
+        for meant in (path.parent / name, shipped / name):
             if meant.suffix in SUFFIXES and meant.is_file():
                 return f"; did you mean {meant}?"
     return ""

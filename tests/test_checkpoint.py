@@ -319,6 +319,12 @@ def test_names_the_checkpoint_that_was_meant(given):
         read_header(given)
 
 
+@pytest.mark.parametrize("given", [".", "/", "..", "models"])
+def test_a_folder_is_no_checkpoint(given):
+    with pytest.raises(ValueError, match="a model is a Keras checkpoint.*; found [./models]+$"):
+        read_header(given)
+
+
 LAMBDA = keras.layers.Lambda(lambda x: x)
 BAD = {
     "missing": (Path.unlink, FileNotFoundError, "no checkpoint at"),
