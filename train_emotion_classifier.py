@@ -217,7 +217,7 @@ def train(args, job):
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
     if backend == "tensorflow":
-        from models.fused_normalization import fuse_batch_normalization
+        from models.on_tensorflow import fuse_batch_normalization, read_ahead
 
         fuse_batch_normalization(model)
     if args.start_from and not saved:
@@ -279,7 +279,7 @@ def train(args, job):
         if record.epochs_done < args.epochs and not record.stopped_early(args.early_stopping_patience):
             # Ours come first: they put the validation figures into the logs that the others read.
             model.fit(
-                read_ahead(batches),
+                read_ahead(batches, BATCHES_AHEAD) if backend == "tensorflow" else batches,
                 initial_epoch=record.epochs_done,
                 epochs=args.epochs,
                 shuffle=False,  # `batches` has an order of its own, which --resume can go on with
@@ -539,7 +539,7 @@ class AugmentedFaces(keras.utils.PyDataset):
 
     def __init__(self, faces, labels, chosen, batch_size, seed, strength=1.0, mixup=0.0, part=(0, 1)):
         super().__init__()
-        # On TensorFlow `read_ahead` prepares batches early.  Elsewhere we do: with workers of Keras's, what `fit` has
+        # On TensorFlow its pipeline prepares batches early.  Elsewhere we do: with workers of Keras's, what `fit` has
         # looked at to build the network would be learnt from again, in place of other batches.
         self._threads, self._ahead = None, {}
         if keras.backend.backend() != "tensorflow":
@@ -587,24 +587,6 @@ class AugmentedFaces(keras.utils.PyDataset):
         changes, own = draw_changes(len(chosen), self.faces.shape[1:3], rng, self.strength), self._own(chosen)
         faces = read_faces(self.faces, chosen[own])
         return apply_changes(faces, {name: drawn[own] for name, drawn in changes.items()}), self.labels[chosen[own]]
-
-
-def read_ahead(batches):
-    """What `fit` reads `AugmentedFaces` from, prepared while the step before runs."""
-    if keras.backend.backend() != "tensorflow":
-        return batches
-    import tensorflow as tf
-
-    # Keras would do the same, but autotuned.  On a single core, the thread that tunes can sleep through the end of an
-    # epoch, and is waited for: epochs of mini_XCEPTION took 41 s in place of 24.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    shapes = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
-    data = tf.data.Dataset.from_generator(
-        lambda: map(batches.__getitem__, range(len(batches))), output_signature=shapes
-    )
-    data = data.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    return data.prefetch(BATCHES_AHEAD).with_options(options)
 
 
 def load_teacher(paths, emotions, image_size):

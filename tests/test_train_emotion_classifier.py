@@ -725,20 +725,6 @@ def test_batches_that_were_looked_at_come_again():
         np.testing.assert_array_equal(sequence[batch][0], fresh[batch][0])
 
 
-def test_what_is_read_ahead_is_the_epoch_batch_by_batch():
-    faces, labels = random_faces(40), np.eye(7, dtype=np.float32)[np.arange(40) % 7]
-    sequence, fresh = (train.AugmentedFaces(faces, labels, np.arange(40), 8, 0) for _ in "ab")
-    ahead = train.read_ahead(sequence)
-    assert len(ahead) == 5
-    if keras.backend.backend() == "tensorflow":
-        assert ahead.options().autotune.enabled is False
-    for epoch in (3, 0):
-        sequence.epoch = fresh.epoch = epoch
-        for batch, (images, hot) in zip(range(5), ahead, strict=False):
-            np.testing.assert_array_equal(images, fresh[batch][0])
-            np.testing.assert_array_equal(hot, fresh[batch][1])
-
-
 def test_every_face_at_most_once_an_epoch(only):
     only()
     sequence = train.AugmentedFaces(numbered([0] * 32).faces, np.eye(7)[np.arange(32) % 7], np.arange(2, 32), 8, seed=0)

@@ -1,13 +1,13 @@
-"""Tests of models/fused_normalization.py: it learns what Keras's own batch normalisation learns."""
+"""Tests of models/on_tensorflow.py: what is faster learns the same, from the same batches."""
 
 import keras
 import numpy as np
 import pytest
 
 if keras.backend.backend() != "tensorflow":
-    pytest.skip("the fused kernel is TensorFlow's", allow_module_level=True)
+    pytest.skip("TensorFlow's kernels and pipelines", allow_module_level=True)
 
-from models.fused_normalization import FusedBatchNormalization, fuse_batch_normalization
+from models.on_tensorflow import FusedBatchNormalization, fuse_batch_normalization, read_ahead
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
@@ -30,3 +30,23 @@ def test_learns_what_the_plain_layer_does(precision):
     close = 1e-3 if precision == "float32" else 3e-2  # the kept variance is that of n - 1
     for one, other in zip(plain, fused, strict=True):
         np.testing.assert_allclose(other, one, rtol=close, atol=close)
+
+
+class NumberedBatches(keras.utils.PyDataset):
+    first = 0
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, batch):
+        return np.full((3, 2, 2, 1), self.first + batch, np.float32), np.full((3, 7), batch, np.float32)
+
+
+def test_reads_each_epoch_batch_by_batch():
+    batches = NumberedBatches()
+    ahead = read_ahead(batches, 2)
+    assert len(ahead) == 5 and ahead.options().autotune.enabled is False
+    for batches.first in (3, 0):
+        assert [(images[0, 0, 0, 0], labels[0, 0]) for images, labels in ahead] == [
+            (batches.first + batch, batch) for batch in range(5)
+        ]

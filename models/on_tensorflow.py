@@ -1,15 +1,14 @@
-"""Batch normalisation in one kernel, for training on Keras's TensorFlow backend.
-
-Keras normalises in a dozen passes over the maps, and maps of bfloat16 in float32: up to half of a training step.
-TensorFlow has a kernel that does all of it at once.  Importing this module imports TensorFlow.
-"""
+"""What makes training faster on Keras's TensorFlow backend.  Importing this module imports TensorFlow."""
 
 import keras
 import tensorflow as tf
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer, trained by TensorFlow's fused kernel; with training=False it is Keras's own."""
+    """Keras's layer, trained by TensorFlow's fused kernel; with training=False it is Keras's own.
+
+    Keras normalises in a dozen passes over the maps, and maps of bfloat16 in float32: up to half of a training step.
+    """
 
     def call(self, inputs, training=None, mask=None):
         if not training:
@@ -39,3 +38,23 @@ def fuse_batch_normalization(model):
     for layer in model.layers:
         if type(layer) is keras.layers.BatchNormalization:
             layer.__class__ = FusedBatchNormalization
+
+
+def read_ahead(batches, ahead):
+    """A data pipeline that prepares batches while the step before runs.
+
+    `fit` would make one, too, but autotuned: on a single core, the thread that tunes can sleep through the end of an
+    epoch, and is waited for.  Epochs of mini_XCEPTION took 41 s in place of 24.
+
+    Args:
+        batches: `keras.utils.PyDataset` of tuples of NumPy arrays.
+        ahead: how many batches are prepared at most.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    shapes = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
+    data = tf.data.Dataset.from_generator(
+        lambda: map(batches.__getitem__, range(len(batches))), output_signature=shapes
+    )
+    data = data.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return data.prefetch(ahead).with_options(options)
