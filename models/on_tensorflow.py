@@ -44,7 +44,7 @@ def read_ahead(batches, ahead):
     """A data pipeline that prepares batches while the step before runs.
 
     `fit` would make one, too, but autotuned: on a single core, the thread that tunes can sleep through the end of an
-    epoch, and is waited for.  Epochs of mini_XCEPTION took 41 s in place of 24.
+    epoch, and is waited for.  Epochs of mini_XCEPTION took up to 42 s in place of 25.
 
     Args:
         batches: `keras.utils.PyDataset` of tuples of NumPy arrays.
