@@ -425,7 +425,7 @@ def test_many_faces_stay_in_the_cache(source, monkeypatch):
         lp.read_faces(mapped["Training"].faces, slice(0, 1))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory by /proc, which only Linux has")
 def test_reading_many_faces_takes_little_memory(tmp_path):
     """Also where the system maps large parts of a file for each face that is looked at."""
     code = """

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 if keras.backend.backend() != "tensorflow":
-    pytest.skip("TensorFlow's kernels and pipelines", allow_module_level=True)
+    pytest.skip("KERAS_BACKEND is another, and this module is for TensorFlow alone", allow_module_level=True)
 
 from models.on_tensorflow import FusedBatchNormalization, fuse_batch_normalization, read_ahead
 
