@@ -172,7 +172,7 @@ def find_source(dataset_path: str | Path) -> Path:
         An existing file or folder.
 
     Raises:
-        FileNotFoundError: There is nothing at `dataset_path`; the message says how to get FER2013.
+        FileNotFoundError: There is nothing at `dataset_path`; where FER2013 was to be, the message says how to get it.
         ValueError: The file is of another kind, or the folder holds no data set, or several.
     """
     path = Path(dataset_path).expanduser()
@@ -194,7 +194,9 @@ def find_source(dataset_path: str | Path) -> Path:
                 f"{path}: a folder must be or hold one data set, fer2013.csv or train/EMOTION/*; found "
                 f"{len(found) or 'none'}: name the one to read"
             )
-    raise FileNotFoundError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
+    if path.name in CSV_NAMES:
+        raise FileNotFoundError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
+    raise FileNotFoundError(f"{path} does not exist: correct the path, or take `drawn` for drawn faces")
 
 
 def _data_in(folder: Path) -> Path | None:

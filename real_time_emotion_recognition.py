@@ -58,7 +58,7 @@ cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file
 # what is written; with several sources, folders
 output = None                  # annotated .mp4, .avi or .mkv (image: .png or .jpg; folder of images: a folder)
 csv = None                     # a row per face per frame
-timeline = None                # .png: the emotions of each face over time
+timeline = None                # .png, .jpg, .pdf or .svg: the emotions of each face over time
 explain = None                 # of images, .png: each face, where the network looked, and its probabilities
 # the window
 headless = False               # open none
@@ -103,7 +103,7 @@ def parse_args(argv=None):
     add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
     add("--output", type=Path, default=output, metavar="FILE", help="write the annotated video, image or folder")
     add("--csv", type=Path, default=csv, metavar="FILE", help="write a row per face per frame")
-    add("--timeline", type=Path, default=timeline, metavar="PNG", help="draw each face's emotions over time")
+    add("--timeline", type=Path, default=timeline, metavar="FILE", help="draw emotions over time (.png, .svg ...)")
     add("--explain", type=Path, default=explain, metavar="PNG", help="of images: faces, heat maps and bars")
     add("--headless", action="store_true", default=headless, help="open no window")
     add("--heatmap", action="store_true", default=heatmap, help="show where the network looked")

@@ -208,6 +208,12 @@ def test_says_how_to_get_a_missing_data_set(tmp_path):
         assert part in str(caught.value)
 
 
+def test_a_mistyped_path_is_told_in_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="my_faecs does not exist: correct the path") as caught:
+        load_fer2013_data(tmp_path / "my_faecs")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("size", [(0, 48), (48, -1)])
 def test_refuses_an_impossible_image_size(tmp_path, size):
     with pytest.raises(ValueError, match="image_size must be 1 pixel or more"):
