@@ -85,7 +85,8 @@ learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
 warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
-early_stopping_patience = 40   # epochs without a higher val_accuracy before the run ends
+monitor = "val_accuracy"       # by which the best checkpoint is chosen, or val_loss, which also asks how sure it is
+early_stopping_patience = 40   # epochs without a better `monitor` before the run ends
 optimizer = "muon"             # AdamW with orthogonal steps for convolutions, or plain adamw
 muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
 weight_decay = 0.01            # decoupled, on kernels only
@@ -121,6 +122,7 @@ tensorboard = False            # also write TensorBoard event files (needs: pip 
 
 VOTES_AS = ("share", "hard", "soft")
 SCHEDULES = ("cosine", "plateau")
+MONITORS = {"val_accuracy": "max", "val_loss": "min"}
 VALIDATED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # of the step
 THIN = ("tiny_XCEPTION", "mini_XCEPTION")
@@ -153,6 +155,7 @@ def parse_args(argv=None):
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add("--augmentation", type=_number(float, 0), default=augmentation, help="strength, 0: flips only")
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
+    add("--monitor", default=monitor, choices=MONITORS, help="what the best checkpoint is best in")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
@@ -260,13 +263,15 @@ def train(args, job):
         validated = build_network(args.network, input_shape, len(data.emotions), "float32")
         plain = np.random.default_rng(args.seed).permutation(chosen)[:plain_faces]
         plain = read_faces(faces, np.sort(plain))
-        best = BestCheckpoint(validated, validation, calibration, plain, data.emotions, args.output_dir, job)
+        best = BestCheckpoint(validated, validation, calibration, plain, data.emotions, args, job)
     reducers = (
         []
         if args.schedule == "cosine"
         else [keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=plateau_patience)]
     )
-    stopping = keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="max", patience=args.early_stopping_patience)
+    stopping = keras.callbacks.EarlyStopping(
+        monitor=args.monitor, mode=MONITORS[args.monitor], patience=args.early_stopping_patience
+    )
     record = RunRecord(
         batches, best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved, job
     )
@@ -276,7 +281,7 @@ def train(args, job):
     elif saved:
         say(f"going on after epoch {record.epochs_done} of {args.epochs}; best so far: {best.path}", flush=True)
     try:
-        if record.epochs_done < args.epochs and not record.stopped_early(args.early_stopping_patience):
+        if record.epochs_done < args.epochs and not record.stopped_early(args):
             # Ours come first: they put the validation figures into the logs that the others read.
             model.fit(
                 read_ahead(batches, BATCHES_AHEAD) if backend == "tensorflow" else batches,
@@ -286,8 +291,8 @@ def train(args, job):
                 verbose=0 if not job.first else 1 if sys.stdout.isatty() else 2,
                 callbacks=[best, *reducers, stopping, *boards, record],
             )
-        if record.stopped_early(args.early_stopping_patience):
-            say(f"no higher val_accuracy for {args.early_stopping_patience} epochs: the run ends")
+        if record.stopped_early(args):
+            say(f"no better {args.monitor} for {args.early_stopping_patience} epochs: the run ends")
     except KeyboardInterrupt:
         print(f"stopped; {record.epochs_done} epochs are finished, and --resume goes on from there")
         raise
@@ -729,13 +734,13 @@ class BestCheckpoint(keras.callbacks.Callback):
     the first does all this, and the others get its figures, so that all come to the same decisions.
     """
 
-    def __init__(self, validated, validation, calibration, plain, emotions, output_dir, job):
+    def __init__(self, validated, validation, calibration, plain, emotions, args, job):
         super().__init__()
-        self.job = job
-        self.validated, self.emotions, self.output_dir = validated, emotions, output_dir
+        self.job, self.monitor, self.output_dir = job, args.monitor, args.output_dir
+        self.validated, self.emotions = validated, emotions
         self.validation, self.calibration, self.plain = PlainFaces(validation), calibration, plain
-        self.path, self.score, self.superseded = None, (-1.0, 0.0), None
-        self.others = sorted(path.name for path in output_dir.glob(f"{validated.name}.*.hdf5"))  # of earlier runs
+        self.path, self.score, self.superseded = None, (-math.inf, 0.0), None
+        self.others = sorted(path.name for path in self.output_dir.glob(f"{validated.name}.*.hdf5"))  # of earlier runs
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def on_epoch_end(self, epoch, logs):
@@ -753,6 +758,8 @@ class BestCheckpoint(keras.callbacks.Callback):
                 f"the loss of epoch {epoch + 1} is no number any more: lower --learning-rate, and --resume"
             )
         score = (result["accuracy"], -result["loss"])  # of two as accurate, the surer one
+        if self.monitor == "val_loss":  # of two as sure, the more accurate one
+            score = score[::-1]
         if score > self.score:
             self.superseded, self.score = self.path, score
             self.path = self._free_path(f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}")
@@ -863,10 +870,11 @@ class RunRecord(keras.callbacks.Callback):
     def epochs_done(self):
         return len(self.rows)
 
-    def stopped_early(self, patience):
+    def stopped_early(self, args):
         """Whether the logged epochs already end the run."""
-        accuracies = [row["val_accuracy"] for row in self.rows]
-        return bool(accuracies) and len(accuracies) - 1 - int(np.argmax(accuracies)) >= patience
+        figures = [row[args.monitor] for row in self.rows]
+        best = {"max": np.argmax, "min": np.argmin}[MONITORS[args.monitor]]
+        return bool(figures) and len(figures) - 1 - int(best(figures)) >= args.early_stopping_patience
 
     def _variables(self):
         seeds = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
@@ -958,8 +966,9 @@ def read_saved_run(args, path):
         raise FileNotFoundError(
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
-    before, now = {"optimizer": "adamw"} | saved["settings"], resolved_settings(args)  # once there was no other
-    kept = ("network", "image_size", "batch_size", "optimizer", "schedule", "seed")
+    earlier = {"optimizer": "adamw", "monitor": "val_accuracy"}  # once there was no other
+    before, now = earlier | saved["settings"], resolved_settings(args)
+    kept = ("network", "image_size", "batch_size", "optimizer", "schedule", "monitor", "seed")
     kept += ("votes", "votes_as", "drop_no_face", "teacher")
     for name in kept:
         if before.get(name) != now[name]:

@@ -265,20 +265,24 @@ def test_a_run_can_be_moved(tmp_path, faces_csv, monkeypatch):
     assert len(checkpoints(tmp_path / "there")) == 1
 
 
-def test_early_stopping_ends_a_run_for_good(tmp_path, faces_csv, monkeypatch):
+@pytest.mark.parametrize("monitor", ["val_accuracy", "val_loss"])
+def test_early_stopping_ends_a_run_for_good(tmp_path, faces_csv, monkeypatch, monitor):
     keep = train.BestCheckpoint.on_epoch_end
 
-    def learn_nothing(self, epoch, logs):
+    def get_worse(self, epoch, logs):  # in what is monitored, and better in the other
+        told = {"accuracy": 0.5 - 0.1 * epoch, "loss": 2.0 - epoch}
+        if monitor == "val_loss":
+            told = {"accuracy": 0.5 + 0.1 * epoch, "loss": 2.0 + epoch}
+        self.validated.evaluate = lambda *_, **__: told
         keep(self, epoch, logs)
-        logs["val_accuracy"] = 0.5
 
-    monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", learn_nothing)
-    still = ["--epochs", 9, "--early-stopping-patience", 1]
+    monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", get_worse)
+    still = ["--epochs", 9, "--early-stopping-patience", 1, "--monitor", monitor]
     assert run_csv(tmp_path, faces_csv, *still) == 0
     assert epochs_of(tmp_path) == [1, 2]
     assert run_csv(tmp_path, faces_csv, *still, "--resume") == 0
     assert epochs_of(tmp_path) == [1, 2]
-    assert len(checkpoints(tmp_path)) == 1
+    assert checkpoints(tmp_path) == [f"{NETWORK}.001-0.5000.hdf5"]
 
 
 FULL_DISK = """
@@ -373,6 +377,7 @@ OTHER_RUNS = {
     "another seed": (["--seed", "5"], ["seed", "0", "5"]),
     "another optimizer": (["--optimizer", "adamw"], ["optimizer", "muon", "adamw"]),
     "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
+    "another monitor": (["--monitor", "val_loss"], ["monitor", "val_accuracy", "val_loss"]),
 }
 
 
