@@ -85,7 +85,7 @@ learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
 warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
-monitor = "val_accuracy"       # by which the best checkpoint is chosen, or val_loss, which also asks how sure it is
+monitor = "val_accuracy"       # by which the best checkpoint is chosen; or val_loss, as it is before calibration
 early_stopping_patience = 40   # epochs without a better `monitor` before the run ends
 optimizer = "muon"             # AdamW with orthogonal steps for convolutions, or plain adamw
 muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
@@ -155,7 +155,7 @@ def parse_args(argv=None):
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add("--augmentation", type=_number(float, 0), default=augmentation, help="strength, 0: flips only")
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
-    add("--monitor", default=monitor, choices=MONITORS, help="what the best checkpoint is best in")
+    add("--monitor", default=monitor, choices=MONITORS, help="chooses the best checkpoint, and stops early")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
