@@ -269,20 +269,20 @@ def test_a_run_can_be_moved(tmp_path, faces_csv, monkeypatch):
 def test_early_stopping_ends_a_run_for_good(tmp_path, faces_csv, monkeypatch, monitor):
     keep = train.BestCheckpoint.on_epoch_end
 
-    def get_worse(self, epoch, logs):  # in what is monitored, and better in the other
-        told = {"accuracy": 0.5 - 0.1 * epoch, "loss": 2.0 - epoch}
+    def get_no_better(self, epoch, logs):  # in what is monitored: as good, then worse; the other always gets better
+        told = {"accuracy": [0.5, 0.5, 0.4][epoch], "loss": [2.0, 1.5, 1.0][epoch]}
         if monitor == "val_loss":
-            told = {"accuracy": 0.5 + 0.1 * epoch, "loss": 2.0 + epoch}
+            told = {"accuracy": [0.4, 0.5, 0.6][epoch], "loss": [2.0, 2.0, 2.5][epoch]}
         self.validated.evaluate = lambda *_, **__: told
         keep(self, epoch, logs)
 
-    monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", get_worse)
-    still = ["--epochs", 9, "--early-stopping-patience", 1, "--monitor", monitor]
+    monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", get_no_better)
+    still = ["--epochs", 9, "--early-stopping-patience", 2, "--monitor", monitor]
     assert run_csv(tmp_path, faces_csv, *still) == 0
-    assert epochs_of(tmp_path) == [1, 2]
+    assert epochs_of(tmp_path) == [1, 2, 3]
     assert run_csv(tmp_path, faces_csv, *still, "--resume") == 0
-    assert epochs_of(tmp_path) == [1, 2]
-    assert checkpoints(tmp_path) == [f"{NETWORK}.001-0.5000.hdf5"]
+    assert epochs_of(tmp_path) == [1, 2, 3]
+    assert checkpoints(tmp_path) == [f"{NETWORK}.002-0.5000.hdf5"]
 
 
 FULL_DISK = """
