@@ -296,10 +296,11 @@ def measure(answers):
 
     Returns:
         dict of plain numbers, strings and lists.  Rows of `confusion_matrix` are the true emotions, columns the named
-        ones, both in the order of `per_emotion`.  None stands for what the faces can't tell: the figures of an emotion
-        that none of them shows (macro-F1 passes over it), accuracy without duplicates where that leaves none.
+        ones, both in the order of `per_emotion`.  `log_loss` is the mean of -ln of the true emotions' probabilities.
+        None stands for what the faces can't tell: the figures of an emotion that none of them shows (macro-F1 passes
+        over it), accuracy without duplicates where that leaves none.
     """
-    from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
     truth, named, emotions = answers.truth, answers.named, answers.emotions
     right = named == truth
@@ -310,6 +311,7 @@ def measure(answers):
         per_emotion[emotion] = dict(zip(("precision", "recall", "f1"), scores, strict=True)) | {"support": int(support)}
     repeated = answers.faces.in_training
     unseen = right[:0] if repeated is None else right[~repeated]
+    summing_to_one = answers.probabilities / answers.probabilities.sum(axis=1, keepdims=True)  # to more digits
     result = {
         "path": answers.path,
         "network": answers.network,
@@ -323,6 +325,7 @@ def measure(answers):
         "per_emotion": per_emotion,
         "confusion_matrix": confusion_matrix(truth, named, labels=range(len(emotions))).tolist(),
         "expected_calibration_error": expected_calibration_error(answers.confidence, right),
+        "log_loss": float(log_loss(truth, summing_to_one, labels=range(len(emotions)))),
     }
     if answers.with_flip is not None:
         named, confidence = answers.with_flip.argmax(axis=1), answers.with_flip.max(axis=1)
@@ -468,6 +471,7 @@ def summary(result):
     parts = [f"{_name(result)}: {result['accuracy']:.2%} right (95% interval {low:.1%} to {high:.1%})"]
     parts += [f"{unseen:.2%} without Training's duplicates"] if unseen is not None else []
     parts += [f"macro-F1 {result['macro_f1']:.1%}", f"calibration error {result['expected_calibration_error']:.1%}"]
+    parts += [f"log loss {result['log_loss']:.3f}"]
     if "accuracy_with_flip" in result:
         flipped = (result[f"{name}_with_flip"] for name in ("accuracy", "macro_f1", "expected_calibration_error"))
         parts += ["with flip {:.2%}, macro-F1 {:.1%}, calibration error {:.1%}".format(*flipped)]

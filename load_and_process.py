@@ -990,7 +990,29 @@ def not_installed(error: ModuleNotFoundError) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but a mistake gets one line and not the usage, too."""
+    """argparse's, but a mistake gets one line and not the usage, too, and settings are read like what flags are given.
+
+    Settings are the flags' defaults, which argparse neither converts, but for single strings, nor checks.
+    """
+
+    def parse_args(self, args=None, namespace=None):
+        values = super().parse_args(args, namespace)
+        for action in self._actions:
+            found = getattr(values, action.dest, None)
+            if found is None or action.nargs == 0:  # left out, or a flag that takes nothing
+                continue
+            several = list(found) if isinstance(found, list | tuple) else [found]
+            try:
+                if isinstance(action.nargs, int) and len(several) != action.nargs:
+                    raise argparse.ArgumentError(action, f"takes {action.nargs} values; found {found}")
+                if action.type or action.choices:
+                    several = [self._get_value(action, str(value)) for value in several]
+                    for value in several:
+                        self._check_value(action, value)
+            except argparse.ArgumentError as error:
+                self.error(str(error))
+            setattr(values, action.dest, several[0] if action.nargs in (None, "?") else several)
+        return values
 
     def error(self, message):
         self.exit(2, f"error: {message}; --help lists the flags\n")

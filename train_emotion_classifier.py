@@ -164,6 +164,9 @@ def parse_args(argv=None):
     add("--tensorboard", action="store_true", default=tensorboard, help="also write TensorBoard event files")
     add("--hosts", metavar="HOST:PORT,HOST,...", help="train on several, this list given to each (or EMOTION_HOSTS)")
     add("--host-index", type=_number(int, 0), metavar="I", help="which of --hosts this is")
+    args = parser.parse_args(argv)
+    if "epochs" not in args:  # which setting counts, only the data say
+        parser.set_defaults(epochs=epochs_drawn if str(args.dataset) == "drawn" else epochs)
     return parser.parse_args(argv)
 
 
@@ -171,7 +174,6 @@ def main(argv=None):
     args = parse_args(argv)
     if not args.votes and (args.drop_no_face or args.votes_as != "share"):
         raise ValueError("--votes-as and --drop-no-face are about FER+'s votes; found no --votes: pass fer2013new.csv")
-    args.epochs = vars(args).get("epochs", epochs_drawn if str(args.dataset) == "drawn" else epochs)
     place = hosts.find_place(args.hosts, args.host_index)
     args.hosts = len(place.names)
     backend = keras.backend.backend()

@@ -35,6 +35,7 @@ KEYS = {
     "per_emotion",
     "confusion_matrix",
     "expected_calibration_error",
+    "log_loss",
 }
 KEYS_OF_FLIP = {"accuracy_with_flip", "macro_f1_with_flip", "expected_calibration_error_with_flip"}
 PICTURES = ("confusion", "reliability", "mistakes")
@@ -213,6 +214,8 @@ def test_figures_of_a_small_example():
     assert result["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)  # angry never occurs, and is no part of it
     # 0.8, and 0.7 alone in their bins; 0.6 is the upper edge of the ninth bin
     assert result["expected_calibration_error"] == pytest.approx((0.2 + 0.7 + 0.8) / 4)
+    assert result["log_loss"] == pytest.approx(-np.log([0.8, 0.6, 0.2, 0.6]).mean())
+    assert "log loss 0.714" in evaluation.summary(result)
 
 
 def test_emotions_that_are_never_named_and_those_that_never_occur():
@@ -221,6 +224,7 @@ def test_emotions_that_are_never_named_and_those_that_never_occur():
     assert result["per_emotion"]["sad"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
     assert result["per_emotion"]["angry"]["precision"] is None  # named, though wrongly
     assert result["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+    assert 10 < result["log_loss"] < np.inf  # sad was given no probability at all
 
 
 @pytest.mark.parametrize("in_training", [None, [True, True]])

@@ -351,6 +351,37 @@ def test_bad_flags(tmp_path, capsys, case):
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "named"),
+    [
+        ("network", "mini_XEPTION", ["--network", "mini_XEPTION", "mini_XCEPTION"]),
+        ("epochs_drawn", 0, ["--epochs", "found 0"]),
+        ("schedule", "cosin", ["--schedule", "cosin", "plateau"]),
+        ("monitor", "accuracy", ["--monitor", "val_accuracy"]),
+        ("learning_rate", -0.1, ["--learning-rate", "found -0.1"]),
+        ("batch_size", 0.5, ["--batch-size", "0.5"]),
+        ("image_size", 48, ["--image-size", "takes 2 values", "found 48"]),
+    ],
+)
+def test_bad_settings_are_refused_like_bad_flags(tmp_path, capsys, monkeypatch, setting, value, named):
+    monkeypatch.setattr(train, setting, value)
+    status, lines = refused(capsys, "--dataset", "drawn", "--output-dir", tmp_path / "models")
+    assert (status, len(lines)) == (2, 1) and all(word in lines[0] for word in named)
+    assert not (tmp_path / "models").exists()
+
+
+def test_settings_may_be_written_as_plainly_as_flags(monkeypatch):
+    plain = {"start_from": "a.hdf5", "teacher": ["b.hdf5", "c.hdf5"], "learning_rate": 1, "image_size": (64, 48)}
+    for setting, value in plain.items():
+        monkeypatch.setattr(train, setting, value)
+    args = train.parse_args([])
+    assert args.epochs == train.epochs
+    assert (args.start_from, args.teacher) == (Path("a.hdf5"), [Path("b.hdf5"), Path("c.hdf5")])
+    assert (args.learning_rate, args.image_size) == (1.0, [64, 48])
+    monkeypatch.setattr(train, "teacher", "b.hdf5")
+    assert train.parse_args([]).teacher == [Path("b.hdf5")]
+
+
 def test_a_folder_without_images(tmp_path, capsys):
     (tmp_path / "train" / "happy").mkdir(parents=True)
     status, lines = refused(capsys, *SMALL, "--dataset", tmp_path, "--output-dir", tmp_path / "models")
