@@ -153,6 +153,7 @@ def parse_args(argv=None):
     add("--drop-no-face", action="store_true", default=drop_no_face, help="leave out what --votes call no face")
     add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
+    add("--teacher-share", type=_number(float, 0, 1), default=teacher_share, help="part of each label that they give")
     add("--augmentation", type=_number(float, 0), default=augmentation, help="strength, 0: flips only")
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
     add("--monitor", default=monitor, choices=MONITORS, help="chooses the best checkpoint, and stops early")
@@ -218,7 +219,9 @@ def train(args, job):
     job.agree("train on the same data", facts | checkpoints, "copy them from one host")
     if saved:
         check_same_data(saved["settings"], facts, args)
-    with_teacher = load_teacher(args.teacher, data.emotions, tuple(args.image_size)) if args.teacher else None
+    with_teacher = None
+    if args.teacher:
+        with_teacher = load_teacher(args.teacher, args.teacher_share, data.emotions, tuple(args.image_size))
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
     if backend == "tensorflow":
@@ -596,7 +599,7 @@ class AugmentedFaces(keras.utils.PyDataset):
         return apply_changes(faces, {name: drawn[own] for name, drawn in changes.items()}), self.labels[chosen[own]]
 
 
-def load_teacher(paths, emotions, image_size):
+def load_teacher(paths, share, emotions, image_size):
     """A function that puts the answers of checkpoints into labels, for a network that learns to answer like them.
 
     An answer is the mean of all checkpoints over some augmented views of a face: a teacher that has seen the face in
@@ -617,7 +620,7 @@ def load_teacher(paths, emotions, image_size):
         )
 
     def with_teacher(labels, faces, chosen, seed, strength):
-        """Labels (n, emotions) with `teacher_share` of the chosen faces' taken by answers; the rest as `augment`."""
+        """Labels (n, emotions) with that share of the chosen faces' taken by answers; the rest as `augment`."""
         own = threading.local()  # LiteRT serves one thread at a time
 
         def answers(some):
@@ -631,7 +634,7 @@ def load_teacher(paths, emotions, image_size):
         groups = np.split(chosen, range(VALIDATED_AT_ONCE, len(chosen), VALIDATED_AT_ONCE))
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             for some, answer in zip(groups, threads.map(answers, groups), strict=True):
-                labels[some] += np.float32(teacher_share) * (answer - labels[some])
+                labels[some] += np.float32(share) * (answer - labels[some])
         return labels
 
     return with_teacher
@@ -1006,7 +1009,6 @@ def resolved_settings(args):
         "plateau_patience",
         "calibration_fraction",
         "votes_share",
-        "teacher_share",
         "teacher_views",
         "average_epochs",
         "plain_faces",

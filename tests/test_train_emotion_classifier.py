@@ -933,13 +933,12 @@ def test_checkpoints_are_calibrated(tmp_path, faces_csv, monkeypatch):
 
 
 def test_a_teachers_answers_are_part_of_the_labels(trained, monkeypatch):
-    monkeypatch.setattr(train, "teacher_share", 0.25)
     monkeypatch.setattr(train, "teacher_views", 2)
     monkeypatch.setattr(train, "VALIDATED_AT_ONCE", 2)  # several groups
     teacher = trained[0] / checkpoints(trained[0])[0]
     network = load_checkpoint(teacher)[0]
     faces, labels, chosen = random_faces(5, 32, 32), np.eye(7, dtype=np.float32)[[2] * 5], np.array([0, 1, 3])
-    with_teacher = train.load_teacher([teacher], EMOTIONS, (32, 32))
+    with_teacher = train.load_teacher([teacher], 0.25, EMOTIONS, (32, 32))
     for strength in (0.0, 1.0):  # mirrored, changed
         wanted = labels.copy()
         for some in ([0, 1], [3]):
@@ -960,10 +959,11 @@ def test_learning_from_a_teacher(trained, tmp_path, faces_csv, monkeypatch):
         train, "AugmentedFaces", lambda faces, labels, *rest: learnt.append(labels) or batches(faces, labels, *rest)
     )
     teacher = trained[0] / checkpoints(trained[0])[0]
-    assert run_csv(tmp_path, faces_csv, "--epochs", 1, "--teacher", teacher, network="big_XCEPTION") == 0
+    flags = "--epochs", 1, "--teacher", teacher, "--teacher-share", 0.9
+    assert run_csv(tmp_path, faces_csv, *flags, network="big_XCEPTION") == 0
     settings = json.loads((tmp_path / "big_XCEPTION.settings.json").read_text())
-    assert settings["teacher"] == [teacher.name] and settings["teacher_share"] == train.teacher_share
-    assert (learnt[0].max(axis=1) < 1).any() and learnt[0].sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert settings["teacher"] == [teacher.name] and settings["teacher_share"] == 0.9
+    assert (learnt[0].max(axis=1) < 0.9).any() and learnt[0].sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_teacher_for_other_faces(trained, tmp_path, capsys, faces_csv):
