@@ -85,7 +85,7 @@ learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
 warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
-monitor = "val_accuracy"       # by which the best checkpoint is chosen; or val_loss, as it is before calibration
+monitor = "val_accuracy"       # by which the best checkpoint is chosen; or val_loss
 early_stopping_patience = 40   # epochs without a better `monitor` before the run ends
 optimizer = "muon"             # AdamW with orthogonal steps for convolutions, or plain adamw
 muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
@@ -732,9 +732,9 @@ def probabilities_of(model, split):
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Validate each epoch's averaged weights in float32 and keep the best as `.hdf5`: what is validated is saved.
+    """Validate each epoch's averaged weights, calibrated and in float32, and keep the best as `.hdf5`.
 
-    Saving calibrates them, which changes how sure the network is, but not what it names.
+    What is validated is what is saved.
     Puts val_loss and val_accuracy into the logs, so it stands before the callbacks that read them.  Of several hosts
     the first does all this, and the others get its figures, so that all come to the same decisions.
     """
@@ -749,12 +749,13 @@ class BestCheckpoint(keras.callbacks.Callback):
         validated.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def on_epoch_end(self, epoch, logs):
-        averaged, result = averaged_weights(self.model), None
+        averaged, result, temperature = averaged_weights(self.model), None, None
         if self.job.first:
             with alone():
                 self.validated.set_weights(averaged)
                 if len(self.plain):
                     renew_statistics(self.validated, self.plain)
+                temperature = calibrate(self.validated, self.calibration)
                 result = self.validated.evaluate(self.validation, verbose=0, return_dict=True)
         result = self.job.share(result)
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
@@ -770,7 +771,6 @@ class BestCheckpoint(keras.callbacks.Callback):
             self.path = self._free_path(f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}")
             if self.job.first:
                 with alone(), self.job.writing():
-                    temperature = calibrate(self.validated, self.calibration)
                     save_checkpoint(self.validated, self.path, self.emotions, temperature)
 
     def _free_path(self, name):

@@ -18,7 +18,17 @@ import pytest
 
 import drawn_faces
 import train_emotion_classifier as train
-from load_and_process import EMOTIONS, SPLITS, VOTED, VOTES, Dataset, Split, exit_status, preprocess_images
+from load_and_process import (
+    EMOTIONS,
+    SPLITS,
+    VOTED,
+    VOTES,
+    Dataset,
+    Split,
+    exit_status,
+    load_fer2013_data,
+    preprocess_images,
+)
 from models.checkpoint import load_checkpoint, read_header
 from models.cnn import EMOTION_MAPS, NETWORKS
 
@@ -926,10 +936,23 @@ def test_calibration_finds_the_temperature(monkeypatch):
 def test_checkpoints_are_calibrated(tmp_path, faces_csv, monkeypatch):
     monkeypatch.setattr(train, "smallest_calibration", 5)
     monkeypatch.setattr(train, "calibration_fraction", 0.15)
-    monkeypatch.setattr(train, "calibrate", lambda model, held_out: len(held_out.faces) / 2)
+    held_out, validated, calibrate, evaluate = [], [], train.calibrate, keras.Model.evaluate
+    monkeypatch.setattr(train, "calibrate", lambda model, part: held_out.append(part) or calibrate(model, part))
+
+    def recorded(model, *args, **how):
+        validated.append(evaluate(model, *args, **how))
+        return validated[-1]
+
+    monkeypatch.setattr(keras.Model, "evaluate", recorded)
     assert run_csv(tmp_path, faces_csv, "--epochs", 1) == 0
-    with h5py.File(tmp_path / checkpoints(tmp_path)[0]) as file:
-        assert file.attrs["temperature"] == 3.5  # seven faces
+    path = tmp_path / checkpoints(tmp_path)[0]
+    with h5py.File(path) as file:
+        temperature = file.attrs["temperature"]
+    assert len(held_out[0].faces) == 7 and temperature != 1
+    model, _ = load_checkpoint(path)
+    faces, emotions = load_fer2013_data(faces_csv, (32, 32))["PublicTest"]
+    of_the_true = model.predict(preprocess_images(faces), verbose=0)[np.arange(len(faces)), emotions]
+    assert validated[0]["loss"] == pytest.approx(-np.log(of_the_true).mean(), rel=1e-4)  # what is validated is saved
 
 
 def test_a_teachers_answers_are_part_of_the_labels(trained, monkeypatch):
