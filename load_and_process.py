@@ -909,6 +909,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OSError: naming `path`, later, where the disk is full.
     """
     path = Path(path)
+    if not path.name:
+        raise PermissionError(f"{path} can't be written (it is a folder): choose another place")
     partial = path.with_name(f".{path.stem}.{_process()}{path.suffix}")
     try:
         if path.is_dir():
@@ -998,21 +1000,30 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         values = super().parse_args(args, namespace)
         for action in self._actions:
-            found = getattr(values, action.dest, None)
-            if found is None or action.nargs == 0:  # left out, or a flag that takes nothing
-                continue
-            several = list(found) if isinstance(found, list | tuple) else [found]
-            try:
-                if isinstance(action.nargs, int) and len(several) != action.nargs:
-                    raise argparse.ArgumentError(action, f"takes {action.nargs} values; found {found}")
-                if action.type or action.choices:
-                    several = [self._get_value(action, str(value)) for value in several]
-                    for value in several:
-                        self._check_value(action, value)
-            except argparse.ArgumentError as error:
-                self.error(str(error))
-            setattr(values, action.dest, several[0] if action.nargs in (None, "?") else several)
+            if action.dest in values:
+                try:
+                    setattr(values, action.dest, self._as_from_a_flag(action, getattr(values, action.dest)))
+                except argparse.ArgumentError as error:
+                    self.error(str(error))
         return values
+
+    def _as_from_a_flag(self, action, found):
+        """What a flag gives, or a setting in its place, of the flag's type and among its choices."""
+        if action.nargs == 0:  # a flag that takes nothing
+            if found not in (True, False):
+                raise argparse.ArgumentError(action, f"is True or False; found {found!r}")
+            return found
+        several = list(found) if isinstance(found, list | tuple) else [found]
+        if found is None and not action.choices:
+            return [] if action.nargs == "+" else None
+        wanted = {None: 1, "?": 1, "+": len(several)}.get(action.nargs, action.nargs)
+        if len(several) != wanted:
+            raise argparse.ArgumentError(action, f"takes {wanted} value{'s' * (wanted != 1)}; found {found!r}")
+        if action.type or action.choices:
+            several = [self._get_value(action, str(value)) for value in several]
+            for value in several:
+                self._check_value(action, value)
+        return several[0] if action.nargs in (None, "?") else several
 
     def error(self, message):
         self.exit(2, f"error: {message}; --help lists the flags\n")

@@ -118,6 +118,8 @@ def parse_args(argv=None):
         help="time constant of each face's average over time, 0: none (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    if not args.model:
+        parser.error("argument --model: needs a checkpoint; found none")
     if not 0 <= args.smoothing < math.inf:
         parser.error(f"argument --smoothing: must be 0 or more seconds; found {args.smoothing}")
     return args

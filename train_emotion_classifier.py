@@ -620,7 +620,7 @@ def load_teacher(paths, share, emotions, image_size):
         )
 
     def with_teacher(labels, faces, chosen, seed, strength):
-        """Labels (n, emotions) with that share of the chosen faces' taken by answers; the rest as `augment`."""
+        """Labels (n, emotions), that share of the chosen faces' being the answers; the rest as `augment`."""
         own = threading.local()  # LiteRT serves one thread at a time
 
         def answers(some):
@@ -971,10 +971,10 @@ def read_saved_run(args, path):
         raise FileNotFoundError(
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
-    earlier = {"optimizer": "adamw", "monitor": "val_accuracy"}  # once there was no other
+    earlier = {"optimizer": "adamw", "monitor": "val_accuracy", "teacher_share": 0.5}  # once there was no other
     before, now = earlier | saved["settings"], resolved_settings(args)
     kept = ("network", "image_size", "batch_size", "optimizer", "schedule", "monitor", "seed")
-    kept += ("votes", "votes_as", "drop_no_face", "teacher")
+    kept += ("votes", "votes_as", "drop_no_face", "teacher", "teacher_share")
     for name in kept:
         if before.get(name) != now[name]:
             raise ValueError(

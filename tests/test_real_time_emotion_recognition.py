@@ -381,6 +381,7 @@ BAD_INPUT = {
     "unknown extension": (["--output", "a.docx"], "a video is written as .mp4, .mkv, .avi"),
     "unwritable output": (["--output", "/dev/null/a.mp4"], "/dev/null"),
     "unwritable csv": (["--csv", "/dev/null/a.csv"], "/dev/null"),
+    "csv without a name": (["--csv", ""], ". can't be written (it is a folder)"),
     "video explained": (["--explain", "a.png"], "--explain is for images, --heatmap for videos"),
     "timeline of another kind": (["--timeline", "t.txt"], "a timeline is written as .png, .jpg, .pdf, .svg; found"),
     "unwritable timeline": (["--timeline", "/dev/null/a.png"], "/dev/null"),
@@ -407,6 +408,23 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, m
     assert len(errors) == 1 and message in errors[0] and "Traceback" not in told, told
     assert not told.startswith("error:") or told.count("\n") == 1, told
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("model", [], "argument --model: needs a checkpoint; found none"),
+        ("language", None, "argument --language: invalid choice: 'None'"),
+        ("smoothing", [0.25, 1], "argument --smoothing: takes 1 value; found [0.25, 1]"),
+        ("headless", "no", "argument --headless: is True or False; found 'no'"),
+    ],
+)
+def test_bad_settings_get_one_line(setting, value, message, monkeypatch, capsys):
+    monkeypatch.setattr(live, setting, value)
+    with pytest.raises(SystemExit):
+        live.parse_args([])
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
 
 
 def test_opencv_5_gets_one_line(monkeypatch, capfd):

@@ -371,6 +371,10 @@ def test_bad_flags(tmp_path, capsys, case):
         ("learning_rate", -0.1, ["--learning-rate", "found -0.1"]),
         ("batch_size", 0.5, ["--batch-size", "0.5"]),
         ("image_size", 48, ["--image-size", "takes 2 values", "found 48"]),
+        ("network", ["tiny_XCEPTION", "mini_XCEPTION"], ["--network", "takes 1 value", "tiny_XCEPTION"]),
+        ("network", None, ["--network", "None", "mini_XCEPTION"]),
+        ("votes", [], ["--votes", "takes 1 value", "found []"]),
+        ("tensorboard", "no", ["--tensorboard", "True or False", "'no'"]),
     ],
 )
 def test_bad_settings_are_refused_like_bad_flags(tmp_path, capsys, monkeypatch, setting, value, named):
@@ -390,6 +394,8 @@ def test_settings_may_be_written_as_plainly_as_flags(monkeypatch):
     assert (args.learning_rate, args.image_size) == (1.0, [64, 48])
     monkeypatch.setattr(train, "teacher", "b.hdf5")
     assert train.parse_args([]).teacher == [Path("b.hdf5")]
+    monkeypatch.setattr(train, "teacher", None)
+    assert train.parse_args([]).teacher == []
 
 
 def test_a_folder_without_images(tmp_path, capsys):
@@ -418,6 +424,7 @@ OTHER_RUNS = {
     "another seed": (["--seed", "5"], ["seed", "0", "5"]),
     "another optimizer": (["--optimizer", "adamw"], ["optimizer", "muon", "adamw"]),
     "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
+    "another share of teachers": (["--teacher-share", "0.9"], ["teacher_share", "0.5", "0.9"]),
     "another monitor": (["--monitor", "val_loss"], ["monitor", "val_accuracy", "val_loss"]),
 }
 
