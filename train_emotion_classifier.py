@@ -971,7 +971,7 @@ def read_saved_run(args, path):
         raise FileNotFoundError(
             f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
         )
-    earlier = {"optimizer": "adamw", "monitor": "val_accuracy", "teacher_share": 0.5}  # once there was no other
+    earlier = {"optimizer": "adamw", "monitor": "val_accuracy"}  # once there was no other
     before, now = earlier | saved["settings"], resolved_settings(args)
     kept = ("network", "image_size", "batch_size", "optimizer", "schedule", "monitor", "seed")
     kept += ("votes", "votes_as", "drop_no_face", "teacher", "teacher_share")
