@@ -85,12 +85,12 @@ learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
 warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
-monitor = "val_accuracy"       # by which the best checkpoint is chosen; or val_loss
+monitor = "val_loss"           # by which the best checkpoint is chosen; or val_accuracy
 early_stopping_patience = 40   # epochs without a better `monitor` before the run ends
 optimizer = "muon"             # AdamW with orthogonal steps for convolutions, or plain adamw
 muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
-weight_decay = 0.01            # decoupled, on kernels only
-label_smoothing = 0.1          # share of each label that is spread over all emotions
+weight_decay = 0.02            # decoupled, on kernels only
+label_smoothing = 0.0          # share of each label that is spread over all emotions
 votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
 votes_as = "share"             # share: the votes are part of FER2013's labels; or they are the labels, with contempt as
                                # an eighth emotion, hard: what most people saw, or soft: the shares of votes
@@ -98,20 +98,20 @@ votes_share = 0.6              # of each label with "share"; the rest is the dat
 drop_no_face = False           # leave out what most people saw no face in
 start_from = None              # checkpoint of the same network whose weights to start from; None: random ones
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
-teacher_share = 0.5            # of each label; the rest is the data's and the votes'
+teacher_share = 0.9            # of each label; the rest is the data's and the votes'
 teacher_views = 6              # of each face, augmented as training does, over which a teacher's answer is averaged
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 plain_faces = 2560             # of Training, from which what is saved has normalisation's statistics; 0: as trained
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
-augmentation = 1.0             # multiplies the six below
+augmentation = "auto"          # multiplies the six below; auto: what suits the network, see AUGMENTATIONS
 rotation = 10.0                # up to +- degrees
 zoom = 0.10                    # up to +- share of the size
 shift = 0.06                   # up to +- share of the width and height
 contrast = 0.20                # up to +- share
 brightness = 0.10              # up to +- of the [-1, 1] range
 erasing = 0.10                 # share of faces that lose one random rectangle
-mixup = 0.0                    # blend each face, and its label, with another's: a of Beta(a, a), 0.2 is usual; 0: none
+mixup = 0.2                    # blend each face, and its label, with another's: a of Beta(a, a); 0: none
 # machine
 precision = "auto"             # float32, mixed_bfloat16, or auto: see `choose_precision`
 seed = 0                       # of initial weights, order and augmentation
@@ -127,6 +127,8 @@ VALIDATED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # of the step
 THIN = ("tiny_XCEPTION", "mini_XCEPTION")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+AUGMENTATIONS = {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}  # the larger networks learn more from more
+USUAL_AUGMENTATION = 1.4
 
 
 def parse_args(argv=None):
@@ -154,7 +156,7 @@ def parse_args(argv=None):
     add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add("--teacher-share", type=_number(float, 0, 1), default=teacher_share, help="part of each label that they give")
-    add("--augmentation", type=_number(float, 0), default=augmentation, help="strength, 0: flips only")
+    add("--augmentation", type=_number(float, 0, auto=True), default=augmentation, help="strength, 0: flips only")
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
     add("--monitor", default=monitor, choices=MONITORS, help="chooses the best checkpoint, and stops early")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
@@ -181,6 +183,8 @@ def main(argv=None):
     if args.hosts > 1 and backend != "jax":
         raise ValueError(f"several hosts train on Keras's JAX backend; found {backend}: set KERAS_BACKEND=jax")
     args.precision = choose_precision(args.precision, args.network)
+    if args.augmentation == "auto":
+        args.augmentation = AUGMENTATIONS.get(args.network, USUAL_AUGMENTATION)
     with hosts.Job(place) as job:
         job.agree("run the same code", hosts.code_of(Path(__file__).resolve().parent), "copy it")
         job.agree("have the same packages", versions(), "install the same")
@@ -1063,10 +1067,12 @@ def draw_learning_curve(rows, path, title, smoothed):
         figure.savefig(partial, dpi=120)
 
 
-def _number(kind, low, below=math.inf):
-    """An argparse type: a number of that kind with low <= value < below."""
+def _number(kind, low, below=math.inf, auto=False):
+    """An argparse type: a number of that kind with low <= value < below, or the word auto where that is taken."""
 
     def convert(text):
+        if auto and text == "auto":
+            return text
         value = kind(text)
         if not low <= value < below:
             limits = f"at least {low}" if below == math.inf else f"from {low} to below {below}"
