@@ -104,7 +104,7 @@ average_epochs = 2.0           # horizon of the moving average of weights that i
 plain_faces = 2560             # of Training, from which what is saved has normalisation's statistics; 0: as trained
 # augmentation, drawn anew for each face in each epoch
 flip = True                    # mirror half of the faces
-augmentation = "auto"          # multiplies the six below; auto: what suits the network, see AUGMENTATIONS
+augmentation = "auto"          # multiplies the six below; auto: what suits the network, see `choose_augmentation`
 rotation = 10.0                # up to +- degrees
 zoom = 0.10                    # up to +- share of the size
 shift = 0.06                   # up to +- share of the width and height
@@ -127,8 +127,6 @@ VALIDATED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # of the step
 THIN = ("tiny_XCEPTION", "mini_XCEPTION")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
-AUGMENTATIONS = {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}  # the larger networks learn more from more
-USUAL_AUGMENTATION = 1.4
 
 
 def parse_args(argv=None):
@@ -156,7 +154,7 @@ def parse_args(argv=None):
     add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add("--teacher-share", type=_number(float, 0, 1), default=teacher_share, help="part of each label that they give")
-    add("--augmentation", type=_number(float, 0, auto=True), default=augmentation, help="strength, 0: flips only")
+    add("--augmentation", type=_number(float, 0, auto=True), default=augmentation, help="strength, auto: by network")
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
     add("--monitor", default=monitor, choices=MONITORS, help="chooses the best checkpoint, and stops early")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
@@ -183,8 +181,7 @@ def main(argv=None):
     if args.hosts > 1 and backend != "jax":
         raise ValueError(f"several hosts train on Keras's JAX backend; found {backend}: set KERAS_BACKEND=jax")
     args.precision = choose_precision(args.precision, args.network)
-    if args.augmentation == "auto":
-        args.augmentation = AUGMENTATIONS.get(args.network, USUAL_AUGMENTATION)
+    args.augmentation = choose_augmentation(args.augmentation, args.network)
     with hosts.Job(place) as job:
         job.agree("run the same code", hosts.code_of(Path(__file__).resolve().parent), "copy it")
         job.agree("have the same packages", versions(), "install the same")
@@ -308,7 +305,7 @@ def train(args, job):
     finally:
         if job.first and record.rows and not isinstance(sys.exception(), OSError):  # a full disk has had its say
             title = f"{args.network}, validated on {validated_on}"
-            draw_learning_curve(record.rows, run_file["curve.png"], title, args.label_smoothing)
+            draw_learning_curve(record.rows, run_file["curve.png"], title, args.label_smoothing, args.mixup)
 
     if job.first:
         print(f"best checkpoint: {best.path}")
@@ -382,6 +379,13 @@ def choose_precision(wanted, name=network):
     except OSError:
         return "float32"
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def choose_augmentation(wanted, name=network):
+    """Resolve "auto": the larger a network, the more varied faces it learns from (models/README.md)."""
+    if wanted != "auto":
+        return wanted
+    return {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}.get(name, 1.4)
 
 
 def divide(data, seed):
@@ -978,7 +982,7 @@ def read_saved_run(args, path):
     earlier = {"optimizer": "adamw", "monitor": "val_accuracy"}  # once there was no other
     before, now = earlier | saved["settings"], resolved_settings(args)
     kept = ("network", "image_size", "batch_size", "optimizer", "schedule", "monitor", "seed")
-    kept += ("votes", "votes_as", "drop_no_face", "teacher", "teacher_share")
+    kept += ("votes", "votes_as", "drop_no_face", "teacher", *(["teacher_share"] if args.teacher else []))
     for name in kept:
         if before.get(name) != now[name]:
             raise ValueError(
@@ -1049,15 +1053,16 @@ def tensorboard_callback(folder):
     return keras.callbacks.TensorBoard(folder)
 
 
-def draw_learning_curve(rows, path, title, smoothed):
-    """Accuracy and loss per epoch, of Training (augmented faces, smoothed labels) and validation, as a PNG."""
+def draw_learning_curve(rows, path, title, smoothed, blended):
+    """Accuracy and loss per epoch, of Training (faces and labels as they are learnt from) and validation, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     epoch = [row["epoch"] for row in rows]
     for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-        augmented = "training, augmented" + (", labels smoothed" if smoothed and name == "loss" else "")
+        augmented = "training, augmented" + (" and blended" if blended else "")
+        augmented += ", labels smoothed" if smoothed and name == "loss" else ""
         axes.plot(epoch, [row[name] for row in rows], ".-", color="#0072B2", label=augmented)
         axes.plot(epoch, [row[f"val_{name}"] for row in rows], ".-", color="#D55E00", label="validation")
         axes.set(xlabel="epoch", ylabel=name)
@@ -1076,10 +1081,10 @@ def _number(kind, low, below=math.inf, auto=False):
         value = kind(text)
         if not low <= value < below:
             limits = f"at least {low}" if below == math.inf else f"from {low} to below {below}"
-            raise argparse.ArgumentTypeError(f"must be {limits}; found {text}")
+            raise argparse.ArgumentTypeError(f"must be {limits}{' or auto' * auto}; found {text}")
         return value
 
-    convert.__name__ = kind.__name__
+    convert.__name__ = kind.__name__ + " or auto" * auto  # argparse's message on what is no number
     return convert
 
 

@@ -164,7 +164,8 @@ def run_csv(folder, faces_csv, *arguments, network=NETWORK, stop_in=None):
         if epoch == stop_in:
             raise KeyboardInterrupt
         keep(self, epoch, logs)
-        logs["val_loss"] = float(epoch)  # a plateau from the first epoch on, wherever this runs
+        if "plateau" in arguments:
+            logs["val_loss"] = float(epoch)  # one from the first epoch on, wherever this runs
 
     arguments = [*SMALL, "--network", network, "--dataset", faces_csv, "--output-dir", folder, *arguments]
     with pytest.MonkeyPatch.context() as patch:
@@ -336,8 +337,8 @@ BAD_FLAGS = {
     "endless rate": (["--learning-rate", "inf"], ["--learning-rate", "below 100", "found inf"]),
     "no rate": (["--learning-rate", "nan"], ["--learning-rate", "found nan"]),
     "automatic rate": (["--learning-rate", "auto"], ["--learning-rate", "auto"]),
-    "negative augmentation": (["--augmentation", "-1"], ["--augmentation", "found -1"]),
-    "unknown augmentation": (["--augmentation", "much"], ["--augmentation", "much"]),
+    "negative augmentation": (["--augmentation", "-1"], ["--augmentation", "or auto", "found -1"]),
+    "unknown augmentation": (["--augmentation", "much"], ["--augmentation", "or auto", "much"]),
     "negative decay": (["--weight-decay", "-0.1"], ["--weight-decay", "found -0.1"]),
     "all smoothed": (["--label-smoothing", "1"], ["--label-smoothing", "below 1"]),
     "no patience": (["--early-stopping-patience", "0"], ["--early-stopping-patience", "at least 1"]),
@@ -387,23 +388,27 @@ def test_bad_settings_are_refused_like_bad_flags(tmp_path, capsys, monkeypatch, 
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize(
-    ("network", "given", "strength"),
-    [("tiny_XCEPTION", [], 0.7), ("simple_CNN", [], 1.4), ("simple_CNN", ["--augmentation", "0.25"], 0.25)],
-)
-def test_each_network_gets_the_augmentation_that_suits_it(tmp_path, faces_csv, network, given, strength):
-    assert run_csv(tmp_path, faces_csv, "--epochs", 1, *given, network=network) == 0
-    assert json.loads((tmp_path / f"{network}.settings.json").read_text())["augmentation"] == strength
+def test_each_network_gets_the_augmentation_that_suits_it():
+    suited = {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0, "big_XCEPTION": 1.4, "simpler_CNN": 1.4, "simple_CNN": 1.4}
+    assert {name: train.choose_augmentation("auto", name) for name in NETWORKS} == suited
+    assert train.choose_augmentation(0.25, "simple_CNN") == 0.25
+
+
+@pytest.mark.parametrize(("given", "strength"), [([], 0.7), (["--augmentation", "0.25"], 0.25)])
+def test_the_augmentation_is_kept_as_a_number(tmp_path, faces_csv, given, strength):
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1, *given, network="tiny_XCEPTION") == 0
+    assert json.loads((tmp_path / "tiny_XCEPTION.settings.json").read_text())["augmentation"] == strength
 
 
 def test_settings_may_be_written_as_plainly_as_flags(monkeypatch):
     plain = {"start_from": "a.hdf5", "teacher": ["b.hdf5", "c.hdf5"], "learning_rate": 1, "image_size": (64, 48)}
+    plain["augmentation"] = 1
     for setting, value in plain.items():
         monkeypatch.setattr(train, setting, value)
     args = train.parse_args([])
     assert args.epochs == train.epochs
     assert (args.start_from, args.teacher) == (Path("a.hdf5"), [Path("b.hdf5"), Path("c.hdf5")])
-    assert (args.learning_rate, args.image_size) == (1.0, [64, 48])
+    assert (args.learning_rate, args.image_size, args.augmentation) == (1.0, [64, 48], 1.0)
     monkeypatch.setattr(train, "teacher", "b.hdf5")
     assert train.parse_args([]).teacher == [Path("b.hdf5")]
     monkeypatch.setattr(train, "teacher", None)
@@ -436,7 +441,6 @@ OTHER_RUNS = {
     "another seed": (["--seed", "5"], ["seed", "0", "5"]),
     "another optimizer": (["--optimizer", "adamw"], ["optimizer", "muon", "adamw"]),
     "another schedule": (["--schedule", "plateau"], ["schedule", "cosine", "plateau"]),
-    "another share of teachers": (["--teacher-share", "0.5"], ["teacher_share", "0.9", "0.5"]),
     "another monitor": (["--monitor", "val_accuracy"], ["monitor", "val_loss", "val_accuracy"]),
 }
 
@@ -993,7 +997,7 @@ def test_a_teachers_answers_are_part_of_the_labels(trained, monkeypatch):
     np.testing.assert_array_equal(labels, np.eye(7)[[2] * 5])
 
 
-def test_learning_from_a_teacher(trained, tmp_path, faces_csv, monkeypatch):
+def test_learning_from_a_teacher(trained, tmp_path, faces_csv, monkeypatch, capsys):
     learnt = []
     batches = train.AugmentedFaces
     monkeypatch.setattr(
@@ -1005,6 +1009,9 @@ def test_learning_from_a_teacher(trained, tmp_path, faces_csv, monkeypatch):
     settings = json.loads((tmp_path / "big_XCEPTION.settings.json").read_text())
     assert settings["teacher"] == [teacher.name] and settings["teacher_share"] == 0.9
     assert (learnt[0].max(axis=1) < 0.9).any() and learnt[0].sum(axis=1) == pytest.approx(1, abs=1e-5)
+    capsys.readouterr()
+    assert run_csv(tmp_path, faces_csv, *flags[:-1], 0.5, "--resume", network="big_XCEPTION") == 2
+    assert "--resume keeps teacher_share" in capsys.readouterr().err
 
 
 def test_a_teacher_for_other_faces(trained, tmp_path, capsys, faces_csv):
