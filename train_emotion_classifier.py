@@ -154,7 +154,12 @@ def parse_args(argv=None):
     add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add("--teacher-share", type=_number(float, 0, 1), default=teacher_share, help="part of each label that they give")
-    add("--augmentation", type=_number(float, 0, auto=True), default=augmentation, help="strength, auto: by network")
+    add(
+        "--augmentation",
+        type=_number(float, 0, auto=True),
+        default=augmentation,
+        help="strength, 0: flips only, auto: by network",
+    )
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
     add("--monitor", default=monitor, choices=MONITORS, help="chooses the best checkpoint, and stops early")
     add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
@@ -382,7 +387,7 @@ def choose_precision(wanted, name=network):
 
 
 def choose_augmentation(wanted, name=network):
-    """Resolve "auto": the larger a network, the more varied faces it learns from (models/README.md)."""
+    """Resolve "auto": thin networks underfit and get faces changed less.  Strengths tried: see models/README.md."""
     if wanted != "auto":
         return wanted
     return {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}.get(name, 1.4)
