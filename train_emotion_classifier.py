@@ -86,7 +86,7 @@ schedule = "cosine"            # cosine: to zero over all epochs; plateau: a ten
 warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
 monitor = "val_loss"           # by which the best checkpoint is chosen; or val_accuracy
-early_stopping_patience = 40   # epochs without a better `monitor` before the run ends
+early_stopping_patience = 20   # epochs without a better `monitor` before the run ends; cosine: of its second half
 optimizer = "muon"             # AdamW with orthogonal steps for convolutions, or plain adamw
 muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
 weight_decay = 0.02            # decoupled, on kernels only
@@ -162,7 +162,12 @@ def parse_args(argv=None):
     )
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
     add("--monitor", default=monitor, choices=MONITORS, help="chooses the best checkpoint, and stops early")
-    add("--early-stopping-patience", type=_number(int, 1), default=early_stopping_patience, help="epochs")
+    add(
+        "--early-stopping-patience",
+        type=_number(int, 1),
+        default=early_stopping_patience,
+        help="epochs, with cosine those of its second half",
+    )
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
     add("--output-dir", type=Path, default=output_dir, help="where everything is written")
@@ -281,7 +286,10 @@ def train(args, job):
         else [keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=plateau_patience)]
     )
     stopping = keras.callbacks.EarlyStopping(
-        monitor=args.monitor, mode=MONITORS[args.monitor], patience=args.early_stopping_patience
+        monitor=args.monitor,
+        mode=MONITORS[args.monitor],
+        patience=args.early_stopping_patience,
+        start_from_epoch=first_watched_epoch(args),
     )
     record = RunRecord(
         batches, best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved, job
@@ -865,6 +873,15 @@ def averaged_weights(model):
     return averaged
 
 
+def first_watched_epoch(args):
+    """The first epoch, from 0, that counts for early stopping.
+
+    At a cosine's high rates networks get worse than the weights that they start from, or no better for long, and then
+    much better.
+    """
+    return args.epochs // 2 if args.schedule == "cosine" else 0
+
+
 class RunRecord(keras.callbacks.Callback):
     """The log of a run, and all it takes to go on with it; stands last among the callbacks.
 
@@ -890,7 +907,7 @@ class RunRecord(keras.callbacks.Callback):
 
     def stopped_early(self, args):
         """Whether the logged epochs already end the run."""
-        figures = [row[args.monitor] for row in self.rows]
+        figures = [row[args.monitor] for row in self.rows[first_watched_epoch(args) :]]
         best = {"max": np.argmax, "min": np.argmin}[MONITORS[args.monitor]]
         return bool(figures) and len(figures) - 1 - int(best(figures)) >= args.early_stopping_patience
 

@@ -288,12 +288,28 @@ def test_early_stopping_ends_a_run_for_good(tmp_path, faces_csv, monkeypatch, mo
         keep(self, epoch, logs)
 
     monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", get_no_better)
-    still = ["--epochs", 9, "--early-stopping-patience", 2, "--monitor", monitor]
+    still = ["--epochs", 9, "--early-stopping-patience", 2, "--monitor", monitor, "--schedule", "plateau"]
     assert run_csv(tmp_path, faces_csv, *still) == 0
     assert epochs_of(tmp_path) == [1, 2, 3]
     assert run_csv(tmp_path, faces_csv, *still, "--resume") == 0
     assert epochs_of(tmp_path) == [1, 2, 3]
     assert checkpoints(tmp_path) == [f"{NETWORK}.002-0.5000.hdf5"]
+
+
+def test_early_stopping_waits_for_the_second_half_of_a_cosine(tmp_path, faces_csv, monkeypatch):
+    """A run from good weights, which its high rates make worse."""
+    keep = train.BestCheckpoint.on_epoch_end
+
+    def rise_then_fall(self, epoch, logs):
+        self.validated.evaluate = lambda *_, **__: {"accuracy": 0.5, "loss": [1.0, 2.0, 2.5, 2.4, 2.4, 2.4][epoch]}
+        keep(self, epoch, logs)
+
+    monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", rise_then_fall)
+    assert run_csv(tmp_path, faces_csv, "--epochs", 6, "--early-stopping-patience", 2) == 0
+    assert epochs_of(tmp_path) == [1, 2, 3, 4, 5, 6]
+    again = ["--epochs", 7, "--early-stopping-patience", 2, "--resume"]
+    assert run_csv(tmp_path, faces_csv, *again) == 0  # already two since the 4th
+    assert epochs_of(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
 FULL_DISK = """
