@@ -98,7 +98,7 @@ votes_share = 0.6              # of each label with "share"; the rest is the dat
 drop_no_face = False           # leave out what most people saw no face in
 start_from = None              # checkpoint of the same network whose weights to start from; None: random ones
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
-teacher_share = 0.9            # of each label; the rest is the data's and the votes'
+teacher_share = "auto"         # of each label; the rest is the data's and the votes'; auto: see `choose_teacher_share`
 teacher_views = 6              # of each face, augmented as training does, over which a teacher's answer is averaged
 average_epochs = 2.0           # horizon of the moving average of weights that is validated and saved; 0: none
 plain_faces = 2560             # of Training, from which what is saved has normalisation's statistics; 0: as trained
@@ -153,7 +153,12 @@ def parse_args(argv=None):
     add("--drop-no-face", action="store_true", default=drop_no_face, help="leave out what --votes call no face")
     add("--start-from", type=Path, default=start_from, metavar="MODEL.hdf5", help="go on from a checkpoint's weights")
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
-    add("--teacher-share", type=_number(float, 0, 1), default=teacher_share, help="part of each label that they give")
+    add(
+        "--teacher-share",
+        type=_number(float, 0, 1, auto=True),
+        default=teacher_share,
+        help="part of each label that they give, auto: by network",
+    )
     add(
         "--augmentation",
         type=_number(float, 0, auto=True),
@@ -185,6 +190,8 @@ def main(argv=None):
     args = parse_args(argv)
     if not args.votes and (args.drop_no_face or args.votes_as != "share"):
         raise ValueError("--votes-as and --drop-no-face are about FER+'s votes; found no --votes: pass fer2013new.csv")
+    if not args.teacher and args.teacher_share != teacher_share:
+        raise ValueError("--teacher-share is about teachers' part of each label; found no --teacher: pass checkpoints")
     place = hosts.find_place(args.hosts, args.host_index)
     args.hosts = len(place.names)
     backend = keras.backend.backend()
@@ -192,6 +199,7 @@ def main(argv=None):
         raise ValueError(f"several hosts train on Keras's JAX backend; found {backend}: set KERAS_BACKEND=jax")
     args.precision = choose_precision(args.precision, args.network)
     args.augmentation = choose_augmentation(args.augmentation, args.network)
+    args.teacher_share = choose_teacher_share(args.teacher_share, args.network)
     with hosts.Job(place) as job:
         job.agree("run the same code", hosts.code_of(Path(__file__).resolve().parent), "copy it")
         job.agree("have the same packages", versions(), "install the same")
@@ -399,6 +407,13 @@ def choose_augmentation(wanted, name=network):
     if wanted != "auto":
         return wanted
     return {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}.get(name, 1.4)
+
+
+def choose_teacher_share(wanted, name=network):
+    """Resolve "auto": 0.9 for thin networks; larger ones lose accuracy with so much, and get 0.5."""
+    if wanted != "auto":
+        return wanted
+    return 0.9 if name in THIN else 0.5
 
 
 def divide(data, seed):

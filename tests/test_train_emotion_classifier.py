@@ -362,6 +362,8 @@ BAD_FLAGS = {
     "no seed": (["--seed", "x"], ["--seed", "'x'"]),
     "unknown schedule": (["--schedule", "linear"], ["linear", "cosine", "plateau"]),
     "votes that are not given": (["--votes-as", "hard"], ["--votes", "fer2013new.csv"]),
+    "a share of no teachers": (["--teacher-share", "0.5"], ["--teacher", "pass checkpoints"]),
+    "all from teachers": (["--teacher-share", "1"], ["--teacher-share", "below 1 or auto"]),
     "no faces dropped": (["--drop-no-face"], ["--votes", "fer2013new.csv"]),
     "unknown precision": (["--precision", "float8"], ["float8", "mixed_bfloat16"]),
     "too small": (["--image-size", "31", "48"], ["32 to 96", "31"]),
@@ -408,6 +410,12 @@ def test_each_network_gets_the_augmentation_that_suits_it():
     suited = {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0, "big_XCEPTION": 1.4, "simpler_CNN": 1.4, "simple_CNN": 1.4}
     assert {name: train.choose_augmentation("auto", name) for name in NETWORKS} == suited
     assert train.choose_augmentation(0.25, "simple_CNN") == 0.25
+
+
+def test_thin_networks_are_taught_more():
+    suited = {"tiny_XCEPTION": 0.9, "mini_XCEPTION": 0.9, "big_XCEPTION": 0.5, "simpler_CNN": 0.5, "simple_CNN": 0.5}
+    assert {name: train.choose_teacher_share("auto", name) for name in NETWORKS} == suited
+    assert train.choose_teacher_share(0.25, "tiny_XCEPTION") == 0.25
 
 
 @pytest.mark.parametrize(("given", "strength"), [([], 0.7), (["--augmentation", "0.25"], 0.25)])
