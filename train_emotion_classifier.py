@@ -157,7 +157,7 @@ def parse_args(argv=None):
         "--teacher-share",
         type=_number(float, 0, 1, auto=True),
         default=teacher_share,
-        help="part of each label that they give, auto: by network",
+        help="part of each label that they give, from 0 to below 1, auto: by network",
     )
     add(
         "--augmentation",
@@ -239,7 +239,7 @@ def train(args, job):
     if saved:
         check_same_data(saved["settings"], facts, args)
     with_teacher = None
-    if args.teacher:
+    if args.teacher and args.teacher_share:
         with_teacher = load_teacher(args.teacher, args.teacher_share, data.emotions, tuple(args.image_size))
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
@@ -321,7 +321,8 @@ def train(args, job):
         if record.stopped_early(args):
             say(f"no better {args.monitor} for {args.early_stopping_patience} epochs: the run ends")
     except KeyboardInterrupt:
-        print(f"stopped; {record.epochs_done} epochs are finished, and --resume goes on from there")
+        done = record.epochs_done
+        print(f"stopped; {done} epochs are finished" + (", and --resume goes on from there" if done else ""))
         raise
     finally:
         if job.first and record.rows and not isinstance(sys.exception(), OSError):  # a full disk has had its say

@@ -52,12 +52,14 @@ def expand_sources(sources):
         several images become one list.
 
     Raises:
+        FileNotFoundError: there is nothing at a path.
         ValueError: a folder holds neither images nor videos.
     """
     if not sources:
         return [None]
     expanded, images = [], []
     for source in sources:
+        check_exists(str(source))  # of all, before the first is worked through
         path = Path(str(source))
         if path.suffix.lower() in IMAGE_SUFFIXES and "://" not in str(source) and not path.is_dir():
             if not images:
@@ -77,6 +79,12 @@ def expand_sources(sources):
         if stills:
             expanded.append(path if len(stills) > 1 or not videos else stills[0])
     return [each[0] if each is images and len(images) == 1 else each for each in expanded]
+
+
+def check_exists(text):
+    """FileNotFoundError where a source is named that is no camera, stream or drawn face, and no path either."""
+    if not (text.isdecimal() or "://" in text or text == "drawn" or Path(text).exists()):
+        raise FileNotFoundError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {text}")
 
 
 def read_files(source):
@@ -131,9 +139,8 @@ def open_source(source, endless=True):
         return Live(int(text))
     if "://" in text:
         return open_stream(text)
+    check_exists(text)
     path = Path(text)
-    if not path.exists():
-        raise FileNotFoundError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {text}")
     if path.is_dir():
         stills = sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)
         return Stills(stills, folder=True, name=path.resolve().name)

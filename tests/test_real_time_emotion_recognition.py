@@ -123,12 +123,12 @@ def test_several_sources_are_worked_through_and_a_broken_one_is_told(photograph,
     shutil.copy(clip, tmp_path / "in" / "clip.avi")
     (tmp_path / "in" / "bad.mp4").write_bytes(b"no video")
     out = tmp_path / "out"
-    sources = [clip, photograph, tmp_path / "in", "nowhere.mp4"]
+    sources = [clip, photograph, tmp_path / "in"]
     flags = ["--headless", "--output", out, "--csv", out]
     assert run("--source", *sources, *flags) == 1
     told = capfd.readouterr()
     faults = [line for line in told.err.splitlines() if line.startswith("error: ")]
-    assert len(faults) == 2 and "bad.mp4 is not a video" in faults[0] and "nothing at nowhere.mp4" in faults[1]
+    assert len(faults) == 1 and "bad.mp4 is not a video" in faults[0]
     names = ["astronaut.csv", "astronaut.png", "clip-2.csv", "clip-2.mp4", "clip.csv", "clip.mp4"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert rows(out / "clip.csv") == rows(out / "clip-2.csv") and len(rows(out / "clip.csv")) == 30
@@ -136,6 +136,13 @@ def test_several_sources_are_worked_through_and_a_broken_one_is_told(photograph,
 
     assert run("--source", clip, photograph, "--headless", "--csv", tmp_path / "a.csv") == 2
     assert capfd.readouterr().err.count("of several sources, --csv names a folder") == 1
+
+
+@pytest.mark.parametrize("missing", ["nowhere.mp4", "nobody.png"])
+def test_a_missing_source_is_told_before_the_others_are_worked_through(clip, photograph, tmp_path, capfd, missing):
+    assert run("--source", clip, photograph, missing, "--headless", "--output", tmp_path / "out") == 2
+    assert capfd.readouterr().err.splitlines()[-1].endswith(f"nothing at {missing}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_source_is_overwritten_by_what_is_made_of_another(clip, photograph, tmp_path, capfd):
