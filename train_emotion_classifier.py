@@ -85,7 +85,7 @@ learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
 warmup_epochs = 2              # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
-monitor = "val_loss"           # by which the best checkpoint is chosen; or val_accuracy
+monitor = "val_loss"           # by which the best checkpoint is chosen; or val_accuracy; epoch: the last, unchosen
 early_stopping_patience = 20   # epochs without a better `monitor` before the run ends; cosine: of its second half
 optimizer = "muon"             # AdamW with orthogonal steps for convolutions, or plain adamw
 muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
@@ -122,7 +122,7 @@ tensorboard = False            # also write TensorBoard event files (needs: pip 
 
 VOTES_AS = ("share", "hard", "soft")
 SCHEDULES = ("cosine", "plateau")
-MONITORS = {"val_accuracy": "max", "val_loss": "min"}
+MONITORS = {"val_accuracy": "max", "val_loss": "min", "epoch": "max"}  # columns of the log
 VALIDATED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # of the step
 THIN = ("tiny_XCEPTION", "mini_XCEPTION")
@@ -166,7 +166,7 @@ def parse_args(argv=None):
         help="strength, 0: flips only, auto: by network",
     )
     add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
-    add("--monitor", default=monitor, choices=MONITORS, help="chooses the best checkpoint, and stops early")
+    add("--monitor", default=monitor, choices=MONITORS, help="chooses the checkpoint that stays, and stops early")
     add(
         "--early-stopping-patience",
         type=_number(int, 1),
@@ -288,20 +288,19 @@ def train(args, job):
         plain = np.random.default_rng(args.seed).permutation(chosen)[:plain_faces]
         plain = read_faces(faces, np.sort(plain))
         best = BestCheckpoint(validated, validation, calibration, plain, data.emotions, args, job)
-    reducers = (
-        []
-        if args.schedule == "cosine"
-        else [keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=plateau_patience)]
-    )
-    stopping = keras.callbacks.EarlyStopping(
-        monitor=args.monitor,
-        mode=MONITORS[args.monitor],
-        patience=args.early_stopping_patience,
-        start_from_epoch=first_watched_epoch(args),
-    )
-    record = RunRecord(
-        batches, best, [*reducers, stopping], settings, run_file["resume.npz"], run_file["log.csv"], saved, job
-    )
+    counting = []
+    if args.schedule == "plateau":
+        counting += [keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=plateau_patience)]
+    if args.monitor != "epoch":  # which always gets better
+        counting += [
+            keras.callbacks.EarlyStopping(
+                monitor=args.monitor,
+                mode=MONITORS[args.monitor],
+                patience=args.early_stopping_patience,
+                start_from_epoch=first_watched_epoch(args),
+            )
+        ]
+    record = RunRecord(batches, best, counting, settings, run_file["resume.npz"], run_file["log.csv"], saved, job)
     say = print if job.first else lambda *text, **how: None
     if saved and record.epochs_done >= args.epochs:
         say(f"the run is complete, {record.epochs_done} epochs; more --epochs go on with it", flush=True)
@@ -316,7 +315,7 @@ def train(args, job):
                 epochs=args.epochs,
                 shuffle=False,  # `batches` has an order of its own, which --resume can go on with
                 verbose=0 if not job.first else 1 if sys.stdout.isatty() else 2,
-                callbacks=[best, *reducers, stopping, *boards, record],
+                callbacks=[best, *counting, *boards, record],
             )
         if record.stopped_early(args):
             say(f"no better {args.monitor} for {args.early_stopping_patience} epochs: the run ends")
@@ -800,9 +799,11 @@ class BestCheckpoint(keras.callbacks.Callback):
             raise hosts.Disagreement(
                 f"the loss of epoch {epoch + 1} is no number any more: lower --learning-rate, and --resume"
             )
-        score = (result["accuracy"], -result["loss"])  # of two as accurate, the surer one
-        if self.monitor == "val_loss":  # of two as sure, the more accurate one
-            score = score[::-1]
+        score = {
+            "val_accuracy": (result["accuracy"], -result["loss"]),  # of two as accurate, the surer one
+            "val_loss": (-result["loss"], result["accuracy"]),
+            "epoch": (epoch + 1, 0.0),
+        }[self.monitor]
         if score > self.score:
             self.superseded, self.score = self.path, score
             self.path = self._free_path(f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}")

@@ -312,6 +312,21 @@ def test_early_stopping_waits_for_the_second_half_of_a_cosine(tmp_path, faces_cs
     assert epochs_of(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
+def test_monitoring_the_epoch_keeps_the_last_whatever_the_figures(tmp_path, faces_csv, monkeypatch):
+    keep = train.BestCheckpoint.on_epoch_end
+
+    def get_worse(self, epoch, logs):
+        self.validated.evaluate = lambda *_, **__: {"accuracy": 0.5 - epoch / 10, "loss": 1.0 + epoch}
+        keep(self, epoch, logs)
+
+    monkeypatch.setattr(train.BestCheckpoint, "on_epoch_end", get_worse)
+    flags = ["--monitor", "epoch", "--early-stopping-patience", 1, "--schedule", "plateau"]
+    assert run_csv(tmp_path, faces_csv, *flags, "--epochs", 3) == 0
+    assert checkpoints(tmp_path) == [f"{NETWORK}.003-0.3000.hdf5"]
+    assert run_csv(tmp_path, faces_csv, *flags, "--epochs", 4, "--resume") == 0
+    assert checkpoints(tmp_path) == [f"{NETWORK}.004-0.2000.hdf5"] and epochs_of(tmp_path) == [1, 2, 3, 4]
+
+
 FULL_DISK = """
 import resource, sys
 import train_emotion_classifier as train
