@@ -403,7 +403,7 @@ def choose_precision(wanted, name=network):
 
 
 def choose_augmentation(wanted, name=network):
-    """Resolve "auto": thin networks underfit and get faces changed less.  Strengths tried: see models/README.md."""
+    """Resolve "auto": thin networks underfit and get faces changed less.  Strengths tried: docs/experiments.md."""
     if wanted != "auto":
         return wanted
     return {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}.get(name, 1.4)
