@@ -34,7 +34,16 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from load_and_process import CSV_SUFFIXES, SPLITS, Parser, exit_status, find_source, load_fer2013_data, replacing
+from load_and_process import (
+    CSV_SUFFIXES,
+    SPLITS,
+    Parser,
+    exit_status,
+    find_source,
+    load_fer2013_data,
+    replacing,
+    within,
+)
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -83,6 +92,13 @@ def parse_args(argv: Sequence[str] | None = None):
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures for machines")
     add("--quick", action="store_true", default=quick, help="once, on clips of a second: to see that it works")
     args = parser.parse_args(argv)
+    parser.check_settings(
+        globals(),
+        repetitions=within(int, 1),
+        clip_s=within(int, 1),
+        csv_rows=within(int, 1),
+        training_images=within(int, 100),
+    )
     args.repetitions, args.clip_s = (1, 1) if args.quick else (repetitions, clip_s)
     return args
 

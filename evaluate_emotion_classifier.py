@@ -41,6 +41,7 @@ from load_and_process import (
     replacing,
     spelled,
     with_votes,
+    within,
 )
 from models.checkpoint import load_checkpoint, read_header
 
@@ -117,7 +118,10 @@ def parse_args(argv=None):
     add("--output-dir", type=Path, default=output_dir, help="where the pictures go (default: %(default)s)")
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures")
     add("--flip", action="store_true", default=flip, help="also measure with each face's mirror image averaged in")
-    add("--heat-maps", type=int, default=heat_maps, metavar="N", help="also measure heat maps, on N faces")
+    add("--heat-maps", type=within(int, 0), default=heat_maps, metavar="N", help="also measure heat maps, on N faces")
+    parser.check_settings(
+        globals(), calibration_bins=within(int, 1), mistakes_shown=within(int, 0), batch_size=within(int, 1)
+    )
     return parser.parse_args(argv)
 
 
@@ -127,8 +131,6 @@ def main(argv=None):
     inputs = {Path(path).resolve() for path in (*args.models, args.dataset)}
     if args.json and (args.json.is_dir() or args.json.resolve() in inputs):
         raise ValueError(f"--json must name a file to write; found {args.json}, a folder or an input: name another")
-    if args.heat_maps < 0:
-        raise ValueError(f"--heat-maps must be a number of faces, 0 or more; found {args.heat_maps}: try 1000")
     sizes = [header.input_shape[:2] for header in headers]
     # largest first: the cache beside the data keeps the last size, and training reads the smallest
     data = {size: read_split(args.dataset, args.split, size, args.votes) for size in sorted(set(sizes), reverse=True)}

@@ -137,8 +137,9 @@ def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int,
         FileNotFoundError: There is nothing at `dataset_path`.
         ValueError: The data are not as described; the message names the file, and the line or the image.
     """
-    if min(image_size) < 1:
-        raise ValueError(f"image_size must be 1 pixel or more each way; found {image_size}: correct it")
+    sides = np.asarray(image_size)
+    if sides.shape != (2,) or sides.dtype.kind not in "iu" or sides.min() < 1:
+        raise ValueError(f"image_size must be height and width, 1 pixel or more each; found {image_size!r}: correct it")
     if str(dataset_path) == "drawn":
         from drawn_faces import draw_dataset
 
@@ -1025,8 +1026,46 @@ class Parser(argparse.ArgumentParser):
                 self._check_value(action, value)
         return several[0] if action.nargs in (None, "?") else several
 
+    def check_settings(self, found, **kinds):
+        """Refuse a setting that no flag stands for as a flag would be: of `found`, by name, those named in `kinds`."""
+        for name, kind in kinds.items():
+            try:
+                if isinstance(found[name], str) or kind(str(found[name])) != found[name]:
+                    raise ValueError
+            except argparse.ArgumentTypeError as error:
+                self.exit(2, f"error: setting {name}: {error}\n")
+            except ValueError:
+                self.exit(2, f"error: setting {name}: must be {kind.__name__}; found {found[name]!r}\n")
+
     def error(self, message):
         self.exit(2, f"error: {message}; --help lists the flags\n")
+
+
+def within(kind, least, below=math.inf, most=math.inf, auto=False):
+    """An argparse type: an int or float from `least` to `most` or to below `below`; or auto, where it may be."""
+
+    def convert(text):
+        if auto and text == "auto":
+            return text
+        value = kind(text)
+        if not (least <= value <= most and value < below):
+            limits = f"from {least} to below {below}" if below < math.inf else f"from {least} to {most}"
+            limits = f"at least {least}" if below == most == math.inf else limits
+            raise argparse.ArgumentTypeError(f"must be {limits}{' or auto' * auto}; found {text}")
+        return value
+
+    convert.__name__ = kind.__name__ + " or auto" * auto  # argparse's message on what is no number
+    return convert
+
+
+def true_or_false(text):
+    """An argparse type: True or False."""
+    if text not in ("True", "False"):
+        raise ValueError
+    return text == "True"
+
+
+true_or_false.__name__ = "True or False"
 
 
 def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

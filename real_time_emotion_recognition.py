@@ -14,7 +14,6 @@ display nor --headless, in output/, which it says.
 import argparse
 import contextlib
 import itertools
-import math
 import os
 import re
 import socket
@@ -28,7 +27,7 @@ import numpy as np
 
 from annotation import LANGUAGES, Annotator
 from face_tracking import FaceDetector, FaceTracker, Smoother, find_cascade, still_faces
-from load_and_process import IMAGE_SUFFIXES, Parser, exit_status
+from load_and_process import IMAGE_SUFFIXES, Parser, exit_status, within
 from models.classifier import EmotionClassifier
 from recording import (
     FIGURE_SUFFIXES,
@@ -112,7 +111,7 @@ def parse_args(argv=None):
     add("--language", choices=LANGUAGES, default=language, help="of the labels in pictures (default: %(default)s)")
     add(
         "--smoothing",
-        type=float,
+        type=within(float, 0),
         default=smoothing,
         metavar="SECONDS",
         help="time constant of each face's average over time, 0: none (default: %(default)s)",
@@ -120,8 +119,15 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not args.model:
         parser.error("argument --model: needs a checkpoint; found none")
-    if not 0 <= args.smoothing < math.inf:
-        parser.error(f"argument --smoothing: must be 0 or more seconds; found {args.smoothing}")
+    parser.check_settings(
+        globals(),
+        detection_side=within(int, 24),
+        still_detection_side=within(int, 24),
+        scale_factor=within(float, 1.01),
+        min_neighbors=within(int, 0),
+        smallest_face=within(float, 0, most=1),
+        uncertain_below=within(float, 0, most=1),
+    )
     return args
 
 

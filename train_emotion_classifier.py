@@ -49,7 +49,9 @@ from load_and_process import (
     read_faces,
     replacing,
     stratified_split,
+    true_or_false,
     with_votes,
+    within,
 )
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
@@ -127,6 +129,27 @@ VALIDATED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # of the step
 THIN = ("tiny_XCEPTION", "mini_XCEPTION")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+WITHOUT_FLAG = {  # settings
+    "validation_fraction": within(float, 0.001, below=1),
+    "calibration_fraction": within(float, 0, below=1),
+    "largest_part": within(int, 1),
+    "smallest_calibration": within(int, 1),
+    "l2_regularization": within(float, 0),
+    "warmup_epochs": within(float, 0),
+    "plateau_patience": within(int, 1),
+    "muon_momentum": within(float, 0, below=1),
+    "votes_share": within(float, 0, most=1),
+    "teacher_views": within(int, 1),
+    "average_epochs": within(float, 0),
+    "plain_faces": within(int, 0),
+    "flip": true_or_false,
+    "rotation": within(float, 0),
+    "zoom": within(float, 0, below=1),
+    "shift": within(float, 0),
+    "contrast": within(float, 0),
+    "brightness": within(float, 0),
+    "erasing": within(float, 0, most=1),
+}
 
 
 def parse_args(argv=None):
@@ -138,16 +161,16 @@ def parse_args(argv=None):
     add("--image-size", type=int, nargs=2, default=image_size, metavar=("H", "W"), help="pixels")
     add(
         "--epochs",
-        type=_number(int, 1),
+        type=within(int, 1),
         default=argparse.SUPPRESS,
         help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})",
     )
-    add("--batch-size", type=_number(int, 1), default=batch_size, help="faces per step")
-    add("--learning-rate", type=_number(float, 1e-8, 100), default=learning_rate, help="at its peak")
+    add("--batch-size", type=within(int, 1), default=batch_size, help="faces per step")
+    add("--learning-rate", type=within(float, 1e-8, 100), default=learning_rate, help="at its peak")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
     add("--optimizer", default=optimizer, choices=OPTIMIZERS, help="muon: AdamW, orthogonal in convolutions")
-    add("--weight-decay", type=_number(float, 0), default=weight_decay, help="decoupled, on kernels only")
-    add("--label-smoothing", type=_number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
+    add("--weight-decay", type=within(float, 0), default=weight_decay, help="decoupled, on kernels only")
+    add("--label-smoothing", type=within(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
     add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv, to learn from, too")
     add("--votes-as", default=votes_as, choices=VOTES_AS, help="part of FER2013's labels, or FER+'s eight instead")
     add("--drop-no-face", action="store_true", default=drop_no_face, help="leave out what --votes call no face")
@@ -155,32 +178,33 @@ def parse_args(argv=None):
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add(
         "--teacher-share",
-        type=_number(float, 0, 1, auto=True),
+        type=within(float, 0, 1, auto=True),
         default=teacher_share,
         help="part of each label that they give, from 0 to below 1, auto: by network",
     )
     add(
         "--augmentation",
-        type=_number(float, 0, auto=True),
+        type=within(float, 0, auto=True),
         default=augmentation,
         help="strength, 0: flips only, auto: by network",
     )
-    add("--mixup", type=_number(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
+    add("--mixup", type=within(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
     add("--monitor", default=monitor, choices=MONITORS, help="chooses the checkpoint that stays, and stops early")
     add(
         "--early-stopping-patience",
-        type=_number(int, 1),
+        type=within(int, 1),
         default=early_stopping_patience,
         help="epochs, with cosine those of its second half",
     )
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
-    add("--seed", type=_number(int, 0, 2**32), default=seed, help="of initial weights, order and augmentation")
+    add("--seed", type=within(int, 0, below=2**32), default=seed, help="of initial weights, order and augmentation")
     add("--output-dir", type=Path, default=output_dir, help="where everything is written")
     add("--resume", action="store_true", help="go on from the last finished epoch in --output-dir")
     add("--tensorboard", action="store_true", default=tensorboard, help="also write TensorBoard event files")
     add("--hosts", metavar="HOST:PORT,HOST,...", help="train on several, this list given to each (or EMOTION_HOSTS)")
-    add("--host-index", type=_number(int, 0), metavar="I", help="which of --hosts this is")
+    add("--host-index", type=within(int, 0), metavar="I", help="which of --hosts this is")
     args = parser.parse_args(argv)
+    parser.check_settings(globals(), epochs=within(int, 1), epochs_drawn=within(int, 1), **WITHOUT_FLAG)
     if "epochs" not in args:  # which setting counts, only the data say
         parser.set_defaults(epochs=epochs_drawn if str(args.dataset) == "drawn" else epochs)
     return parser.parse_args(argv)
@@ -1048,32 +1072,13 @@ def check_same_data(settings, now, args):
 
 def resolved_settings(args):
     """Every setting of a run as JSON-ready values: the flags, then what only the block above sets."""
-    names = (
-        "validation_fraction",
-        "l2_regularization",
-        "warmup_epochs",
-        "muon_momentum",
-        "plateau_patience",
-        "calibration_fraction",
-        "votes_share",
-        "teacher_views",
-        "average_epochs",
-        "plain_faces",
-        "flip",
-        "rotation",
-        "zoom",
-        "shift",
-        "contrast",
-        "brightness",
-        "erasing",
-    )
     flags = {name: value for name, value in vars(args).items() if name not in ("resume", "host_index")}
     data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
     flags |= {"image_size": list(args.image_size), "dataset": data, "output_dir": str(args.output_dir)}
     flags |= {"votes": args.votes and args.votes.name, "teacher": [path.name for path in args.teacher]}
     flags |= {"start_from": args.start_from and args.start_from.name}
     packages = {"keras": keras.__version__, "backend": keras.backend.backend()}
-    return flags | {name: globals()[name] for name in names} | packages
+    return flags | {name: globals()[name] for name in WITHOUT_FLAG} | packages
 
 
 def versions():
@@ -1109,22 +1114,6 @@ def draw_learning_curve(rows, path, title, smoothed, blended):
         axes.legend()
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120)
-
-
-def _number(kind, low, below=math.inf, auto=False):
-    """An argparse type: a number of that kind with low <= value < below, or the word auto where that is taken."""
-
-    def convert(text):
-        if auto and text == "auto":
-            return text
-        value = kind(text)
-        if not low <= value < below:
-            limits = f"at least {low}" if below == math.inf else f"from {low} to below {below}"
-            raise argparse.ArgumentTypeError(f"must be {limits}{' or auto' * auto}; found {text}")
-        return value
-
-    convert.__name__ = kind.__name__ + " or auto" * auto  # argparse's message on what is no number
-    return convert
 
 
 if __name__ == "__main__":

@@ -515,7 +515,6 @@ def test_no_mistakes_still_make_a_picture(tmp_path):
         (["first"], ["--json", "{file}/figures.json"], ["can't be written"]),
         (["first"], ["--json", "{folder}"], ["--json must name a file"]),
         (["first"], ["--json", "{first}"], ["--json must name a file", "first.hdf5"]),
-        (["first"], ["--heat-maps", "-1"], ["--heat-maps must be", "found -1"]),
         (["logits"], [], ["logits.hdf5 must give probabilities"]),
         (["nan"], [], ["nan.hdf5 must give probabilities"]),
     ],
@@ -533,6 +532,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(models, arguments, messages, n
     assert error.startswith("error: ") and error.count("\n") == 1
     assert all(message in error for message in messages), error
     assert files_in(tmp_path) == ["file"] and networks["first"].read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("heat_maps", -1, "argument --heat-maps: must be at least 0; found -1"),
+        ("calibration_bins", 0, "setting calibration_bins: must be at least 1; found 0"),
+    ],
+)
+def test_bad_settings_get_one_line(setting, value, message, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, setting, value)
+    with pytest.raises(SystemExit) as ended:
+        run("model.hdf5")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and error.count("\n") == 1
 
 
 def test_missing_data_set(networks, tmp_path, capsys):

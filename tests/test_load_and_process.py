@@ -214,9 +214,9 @@ def test_a_mistyped_path_is_told_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [(0, 48), (48, -1)])
+@pytest.mark.parametrize("size", [(0, 48), (48, -1), 48, (48.0, 48)])
 def test_refuses_an_impossible_image_size(tmp_path, size):
-    with pytest.raises(ValueError, match="image_size must be 1 pixel or more"):
+    with pytest.raises(ValueError, match="image_size must be height and width, 1 pixel or more"):
         load_fer2013_data(write_csv(tmp_path), size)
 
 

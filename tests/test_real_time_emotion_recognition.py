@@ -393,7 +393,7 @@ BAD_INPUT = {
     "timeline of another kind": (["--timeline", "t.txt"], "a timeline is written as .png, .jpg, .pdf, .svg; found"),
     "unwritable timeline": (["--timeline", "/dev/null/a.png"], "/dev/null"),
     "unknown language": (["--language", "de"], "invalid choice: 'de'"),
-    "smoothing": (["--smoothing", "-1"], "must be 0 or more seconds; found -1"),
+    "smoothing": (["--smoothing", "-1"], "--smoothing: must be at least 0; found -1"),
 }
 
 
@@ -424,6 +424,9 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, m
         ("language", None, "argument --language: invalid choice: 'None'"),
         ("smoothing", [0.25, 1], "argument --smoothing: takes 1 value; found [0.25, 1]"),
         ("headless", "no", "argument --headless: is True or False; found 'no'"),
+        ("scale_factor", 1, "setting scale_factor: must be at least 1.01; found 1"),
+        ("min_neighbors", 2.5, "setting min_neighbors: must be int; found 2.5"),
+        ("uncertain_below", 40, "setting uncertain_below: must be from 0 to 1; found 40"),
     ],
 )
 def test_bad_settings_get_one_line(setting, value, message, monkeypatch, capsys):
