@@ -254,7 +254,7 @@ def train(args, job):
     if args.votes:
         data, votes = with_votes(data, args.votes, args.votes_as != "share", args.drop_no_face)
     data = data.compact()
-    chosen, validation, validated_on, calibration = divide(data, args.seed)
+    chosen, validation, validated_on, calibration = divide(data)
     faces, labels = data["Training"].faces, labels_of(data, votes.get("Training"), args.votes_as)
     others = [*args.teacher, *filter(None, [args.start_from])]
     checkpoints = {f"checkpoint {path.name}": hosts.short_hash(path.read_bytes()) for path in others if path.is_file()}
@@ -440,10 +440,11 @@ def choose_teacher_share(wanted, name=network):
     return 0.9 if name in THIN else 0.5
 
 
-def divide(data, seed):
+def divide(data):
     """Say what to learn from, what to validate on, and what to fit the temperature on.
 
     Validation is PublicTest, or else a stratified part of Training; the temperature is fitted on such a part too.
+    All seeds hold out the same part: else a run could --start-from weights that have learnt from what it holds out.
 
     Returns:
         (indices of Training, validation `Split`, its name, calibration `Split`, which is empty for small data).
@@ -464,7 +465,9 @@ def divide(data, seed):
                 "of it, or take it out of all splits"
             )
     fraction = min(calibration_fraction if public else validation_fraction, largest_part / len(train.faces))
-    kept, held_out = stratified_split(train.emotions, fraction, seed) if fraction else (np.arange(len(train.faces)), [])
+    kept, held_out = np.arange(len(train.faces)), []
+    if fraction:
+        kept, held_out = stratified_split(train.emotions, fraction, seed=0)
     if public and len(held_out) < smallest_calibration:
         kept, held_out = np.arange(len(train.faces)), []
     part = Split(read_faces(train.faces, held_out), train.emotions[held_out])
