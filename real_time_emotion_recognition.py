@@ -73,7 +73,7 @@ smallest_face = 0.1            # side of the smallest face, share of the frame's
 # naming emotions
 flip = False                   # average in each face's mirror image: a little surer, for twice the time
 smoothing = 0.25               # time constant in seconds of each face's average over time; 0: none
-uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never
+uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never; over 1: always
 # fmt: on
 # ------------------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ def parse_args(argv=None):
         scale_factor=within(float, 1.01),
         min_neighbors=within(int, 0),
         smallest_face=within(float, 0, most=1),
-        uncertain_below=within(float, 0, most=1),
+        uncertain_below=within(float, 0),
     )
     return args
 

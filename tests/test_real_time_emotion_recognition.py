@@ -426,7 +426,8 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, m
         ("headless", "no", "argument --headless: is True or False; found 'no'"),
         ("scale_factor", 1, "setting scale_factor: must be at least 1.01; found 1"),
         ("min_neighbors", 2.5, "setting min_neighbors: must be int; found 2.5"),
-        ("uncertain_below", 40, "setting uncertain_below: must be from 0 to 1; found 40"),
+        ("uncertain_below", -0.1, "setting uncertain_below: must be at least 0; found -0.1"),
+        ("smallest_face", 10, "setting smallest_face: must be from 0 to 1; found 10"),
     ],
 )
 def test_bad_settings_get_one_line(setting, value, message, monkeypatch, capsys):
