@@ -195,6 +195,14 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, faces_csv, 
     assert rates[-1] < rates[0]
 
 
+@pytest.mark.parametrize(
+    ("stop_in", "said"), [(0, "stopped; 0 epochs are finished"), (1, "and --resume goes on from there")]
+)
+def test_ctrl_c_offers_to_resume_what_was_kept(tmp_path, faces_csv, capsys, stop_in, said):
+    assert run_csv(tmp_path, faces_csv, "--epochs", 2, stop_in=stop_in) == 130
+    assert capsys.readouterr().out.splitlines()[-1].endswith(said)
+
+
 def start(folder, faces_csv, *arguments):
     command = [sys.executable, "train_emotion_classifier.py", *SMALL, "--dataset", faces_csv, "--output-dir", folder]
     command = [str(part) for part in (*command, "--epochs", 500, "--schedule", "plateau", *arguments)]
@@ -1061,6 +1069,11 @@ def test_learning_from_a_teacher(trained, tmp_path, faces_csv, monkeypatch, caps
     capsys.readouterr()
     assert run_csv(tmp_path, faces_csv, *flags[:-1], 0.5, "--resume", network="big_XCEPTION") == 2
     assert "--resume keeps teacher_share" in capsys.readouterr().err
+
+    monkeypatch.setattr(train, "load_teacher", None)  # of no share of the labels: not even asked
+    flags = *flags[:-1], 0, "--label-smoothing", 0
+    assert run_csv(tmp_path / "alone", faces_csv, *flags, network="tiny_XCEPTION") == 0
+    assert (learnt[-1].max(axis=1) == 1).all()
 
 
 def test_a_teacher_for_other_faces(trained, tmp_path, capsys, faces_csv):
