@@ -292,7 +292,8 @@ def train(args, job):
 
     if with_teacher and not complete:  # last of what comes before the first step, since it takes minutes
         if job.first:
-            print(f"the teacher looks at {len(chosen)} faces, {teacher_views} times at each ...", flush=True)
+            looks = "the teacher looks" if len(args.teacher) == 1 else "the teachers look"
+            print(f"{looks} at {len(chosen)} faces, {teacher_views} times at each ...", flush=True)
         labels = with_teacher(labels, faces, chosen, args.seed, args.augmentation)
     place = job.index, job.count
     batches = AugmentedFaces(faces, labels, chosen, args.batch_size, args.seed, args.augmentation, args.mixup, place)
@@ -345,7 +346,7 @@ def train(args, job):
             say(f"no better {args.monitor} for {args.early_stopping_patience} epochs: the run ends")
     except KeyboardInterrupt:
         done = record.epochs_done
-        print(f"stopped; {done} epochs are finished" + (", and --resume goes on from there" if done else ""))
+        print(f"stopped; epochs finished: {done}" + (", and --resume goes on from there" if done else ""))
         raise
     finally:
         if job.first and record.rows and not isinstance(sys.exception(), OSError):  # a full disk has had its say
@@ -353,7 +354,7 @@ def train(args, job):
             draw_learning_curve(record.rows, run_file["curve.png"], title, args.label_smoothing, args.mixup)
 
     if job.first:
-        print(f"best checkpoint: {best.path}")
+        print(f"{'last' if args.monitor == 'epoch' else 'best'} checkpoint: {best.path}")
         report = {validated_on: validation}
         if "PrivateTest" in data:
             report["PrivateTest"] = data["PrivateTest"]
@@ -1051,8 +1052,9 @@ def read_saved_run(args, path):
     kept += ("votes", "votes_as", "drop_no_face", "teacher", *(["teacher_share"] if args.teacher else []))
     for name in kept:
         if before.get(name) != now[name]:
+            had, found = (value if value not in (None, []) else "none" for value in (before.get(name), now[name]))
             raise ValueError(
-                f"--resume keeps {name}: the run in {args.output_dir} has {before.get(name)}, found {now[name]}; "
+                f"--resume keeps {name}: the run in {args.output_dir} has {had}, found {found}; "
                 "pass the same, or leave --resume out"
             )
     for name in before.keys() & now.keys():

@@ -196,7 +196,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, monkeypatch, faces_csv, 
 
 
 @pytest.mark.parametrize(
-    ("stop_in", "said"), [(0, "stopped; 0 epochs are finished"), (1, "and --resume goes on from there")]
+    ("stop_in", "said"), [(0, "stopped; epochs finished: 0"), (1, "and --resume goes on from there")]
 )
 def test_ctrl_c_offers_to_resume_what_was_kept(tmp_path, faces_csv, capsys, stop_in, said):
     assert run_csv(tmp_path, faces_csv, "--epochs", 2, stop_in=stop_in) == 130
