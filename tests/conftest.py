@@ -1,9 +1,15 @@
 """What the tests share: faces to look at, and a cache folder of their own, so that a run leaves the user's alone."""
 
+import signal
+
 import cv2
 import pytest
 
 from drawn_faces import DrawnFaceCapture, Identity
+
+# A script's background job ignores Ctrl-C, and so would the programs that tests start and stop with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
