@@ -18,7 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from load_and_process import EMOTIONS, Parser, exit_status, replacing
+from command_line import Parser, UserError, exit_status, replacing
 
 # Face units: the origin is the bridge of the nose, x to the right, y downwards; the head is 2.6 wide.
 BOX_SIDE = 3.18  # side of the Haar cascade's box around a neutral face
@@ -95,6 +95,7 @@ SHAPES = {
     "neutral": Shape(),
 }
 # fmt: on
+EXPRESSIONS = tuple(SHAPES)  # FER2013's emotions in the order of its labels, as in `load_and_process.EMOTIONS`
 
 
 SKIN_TONES_AT = (0.0, 0.2, 0.45, 0.7, 1.0)  # shares of the random people that are darker
@@ -507,18 +508,18 @@ def expression_shape(expression: str | Mapping[str, float]) -> Shape:
     """The shape of an expression or of a mixture of expressions.
 
     Args:
-        expression: one of EMOTIONS, or weights such as {"happy": 0.4, "sad": 0.2}; the rest to 1 is neutral.
+        expression: one of EXPRESSIONS, or weights such as {"happy": 0.4, "sad": 0.2}; the rest to 1 is neutral.
 
     Returns:
         A Shape.
 
     Raises:
-        ValueError: a name is not one of EMOTIONS.
+        ValueError: a name is not one of EXPRESSIONS.
     """
     weights = expression if isinstance(expression, Mapping) else {expression: 1.0}
     unknown = [name for name in weights if name not in SHAPES]
     if unknown:
-        raise ValueError(f"an expression must be one of {', '.join(EMOTIONS)}; got {unknown[0]!r}")
+        raise ValueError(f"an expression must be one of {', '.join(EXPRESSIONS)}; got {unknown[0]!r}")
     rest = np.array(Shape())
     mixed = rest + sum(weight * (np.array(SHAPES[name]) - rest) for name, weight in weights.items())
     return Shape(*mixed.tolist())
@@ -553,7 +554,7 @@ def draw_face(
     """Draw a person with an expression on a copy of a frame; call it again with the result to draw another.
 
     Args:
-        expression: one of EMOTIONS, or weights such as {"happy": 0.4, "neutral": 0.6}.
+        expression: one of EXPRESSIONS, or weights such as {"happy": 0.4, "neutral": 0.6}.
         identity: who is drawn.
         frame: uint8 (h, w, 3), BGR; by default a plain 640x480 backdrop.
         centre: x, y of the middle of the face's box in pixels; by default the middle of the frame.
@@ -770,7 +771,7 @@ def draw_dataset(
 
     Returns:
         "Training", "PublicTest" and "PrivateTest", each with faces, uint8 (n, height, width, 1), and
-        emotions, int64 (n,), the positions in EMOTIONS, in random order.
+        emotions, int64 (n,), the positions in EXPRESSIONS, in random order.
 
     Raises:
         ValueError: an unknown split.
@@ -787,11 +788,11 @@ def draw_dataset(
 
 
 def _draw_split(image_size, per_emotion, rng):
-    emotions = rng.permutation(np.repeat(np.arange(len(EMOTIONS), dtype=np.int64), per_emotion))
+    emotions = rng.permutation(np.repeat(np.arange(len(EXPRESSIONS), dtype=np.int64), per_emotion))
     faces = np.empty((len(emotions), *image_size, 1), np.uint8)
     # Chances of its own for each, so that the people are the same whatever the size.
     for face, emotion, own in zip(faces, emotions, rng.spawn(len(faces)), strict=True):
-        face[..., 0] = _draw_sample(EMOTIONS[emotion], image_size, own)
+        face[..., 0] = _draw_sample(EXPRESSIONS[emotion], image_size, own)
     return faces, emotions
 
 
@@ -832,11 +833,11 @@ def draw_contact_sheet(identities: Sequence[Identity]) -> np.ndarray:
     """
     tile = backdrop((200, 200))
     rows = [
-        np.hstack([draw_face(emotion, identity, tile, centre=(100, 108), size=140) for emotion in EMOTIONS])
+        np.hstack([draw_face(emotion, identity, tile, centre=(100, 108), size=140) for emotion in EXPRESSIONS])
         for identity in identities
     ]
     heading = np.full((34, rows[0].shape[1], 3), 40, np.uint8)
-    for column, emotion in enumerate(EMOTIONS):
+    for column, emotion in enumerate(EXPRESSIONS):
         _write(heading, emotion, (200 * column + 10, 23))
     footing = np.full_like(heading, 40)
     _write(footing, "Drawings, not people: no evidence of accuracy on real faces.", (10, 23))
@@ -854,7 +855,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=picture, help="picture file (%(default)s)")
     output = parser.parse_args(argv).output
     if not cv2.haveImageWriter(str(output)):
-        raise ValueError(f"--output must be a picture's name, such as faces.png; got {output}")
+        raise UserError(f"--output must be a picture's name, such as faces.png; got {output}")
     rng = np.random.default_rng(5)
     sheet = draw_contact_sheet([DEFAULT_IDENTITY, *(Identity.random(rng) for _ in range(5))])
     with replacing(output) as partial:

@@ -27,21 +27,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from command_line import Parser, UserError, exit_status, number_in_range, quiet_start, replacing
 from load_and_process import (
     EMOTIONS,
     SPLIT_FOLDERS,
-    Parser,
     dataset,
-    exit_status,
     find_duplicates,
     load_fer2013_data,
     preprocess_images,
-    quiet_start,
     read_faces,
-    replacing,
     spelled,
     with_votes,
-    within,
 )
 from models.checkpoint import load_checkpoint, read_header
 
@@ -118,9 +114,12 @@ def parse_args(argv=None):
     add("--output-dir", type=Path, default=output_dir, help="where the pictures go (default: %(default)s)")
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures")
     add("--flip", action="store_true", default=flip, help="also measure with each face's mirror image averaged in")
-    add("--heat-maps", type=within(int, 0), default=heat_maps, metavar="N", help="also measure heat maps, on N faces")
-    parser.check_settings(
-        globals(), calibration_bins=within(int, 1), mistakes_shown=within(int, 0), batch_size=within(int, 1)
+    add(
+        "--heat-maps",
+        type=number_in_range(int, 0),
+        default=heat_maps,
+        metavar="N",
+        help="also measure heat maps, on N faces",
     )
     return parser.parse_args(argv)
 
@@ -130,7 +129,7 @@ def main(argv=None):
     headers = read_headers(args.models)
     inputs = {Path(path).resolve() for path in (*args.models, args.dataset)}
     if args.json and (args.json.is_dir() or args.json.resolve() in inputs):
-        raise ValueError(f"--json must name a file to write; found {args.json}, a folder or an input: name another")
+        raise UserError(f"--json must name a file to write; found {args.json}, a folder or an input: name another")
     sizes = [header.input_shape[:2] for header in headers]
     # largest first: the cache beside the data keeps the last size, and training reads the smallest
     data = {size: read_split(args.dataset, args.split, size, args.votes) for size in sorted(set(sizes), reverse=True)}
@@ -180,7 +179,7 @@ def read_headers(paths):
         headers.append(read_header(path))
         content = hashlib.sha256(path.read_bytes()).digest()
         if content in known:
-            raise ValueError(f"each model is measured once; {known[content]} and {path} are the same: leave one out")
+            raise UserError(f"each model is measured once; {known[content]} and {path} are the same: leave one out")
         known[content] = path
     return headers
 
@@ -205,7 +204,7 @@ def read_split(dataset, split, size, votes=None):
         data, _ = with_votes(data, votes, relabel=True)
     if split not in data:
         has = " or ".join(f"{name} ({SPLIT_FOLDERS[name][0]})" for name in data)
-        raise ValueError(f"--split must be one that {dataset} has, {has}; found {split}: choose another")
+        raise UserError(f"--split must be one that {dataset} has, {has}; found {split}: choose another")
     in_training = find_duplicates(data[split].faces, data["Training"].faces) if "Training" in data else None
     return Faces(split, *data[split], data.emotions, in_training)
 
@@ -226,13 +225,13 @@ def shared_emotions(paths, headers, faces):
     named = [header.emotions or EMOTIONS for header in headers]
     for path, emotions in zip(paths, named, strict=True):
         if set(emotions) != set(named[0]):
-            raise ValueError(
+            raise UserError(
                 f"networks measured together must name the same emotions; {paths[0]} names {', '.join(named[0])}; "
                 f"found {path} with {', '.join(emotions)}: measure them one by one"
             )
     shown = [faces.labels[number] for number in np.unique(faces.emotions)]
     if unknown := [emotion for emotion in shown if emotion not in named[0]]:
-        raise ValueError(
+        raise UserError(
             f"a network must know every emotion of the split; {paths[0]} names {', '.join(named[0])}; found faces that "
             f"are {', '.join(unknown)}: use data without them, or another network"
         )
@@ -268,7 +267,7 @@ def ask(path, network, emotions, faces, flip=False):
         ]
         given = np.concatenate(given)[:, columns]
         if not (np.allclose(given.sum(axis=1), 1, atol=1e-3) and given.min() >= 0):  # not (...): NaN compares false
-            raise ValueError(f"{path} must give probabilities, which sum to 1; found other numbers: train it again")
+            raise UserError(f"{path} must give probabilities, which sum to 1; found other numbers: train it again")
         return given.astype(np.float64)
 
     direct = probabilities(1)

@@ -17,23 +17,21 @@ import hashlib
 import json
 import math
 import os
-import platform
-import shutil
-import signal
 import struct
+import subprocess
 import sys
-import traceback
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
+
+from command_line import Parser, UserError, cache_folder, exit_status, replacing
 
 try:
     import lzma
@@ -84,9 +82,6 @@ UNREADABLE = 0.01  # share of the images of a folder that may be unreadable; the
 NAMED = 20  # of the unreadable, at most
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) + ((lzma.LZMAError,) if lzma else ())
 
-# What a user has mistaken, among the errors that are told in one line.
-MISTAKES = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-
 
 class Split(NamedTuple):
     """Faces uint8 (n, height, width, 1) and their emotions int64 (n,), numbers that index `Dataset.emotions`."""
@@ -107,7 +102,7 @@ class Dataset(dict[str, Split]):
         super().__init__(splits)
         self.emotions = tuple(emotions)
 
-    def compact(self) -> "Dataset":
+    def drop_unused_labels(self) -> "Dataset":
         """Return the same without the emotions that no split shows, the others numbered anew in the same order."""
         shown = np.unique(np.concatenate([split.emotions for split in self.values()]))
         splits = {name: Split(faces, np.searchsorted(shown, emotions)) for name, (faces, emotions) in self.items()}
@@ -139,9 +134,9 @@ def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int,
     """
     sides = np.asarray(image_size)
     if sides.shape != (2,) or sides.dtype.kind not in "iu" or sides.min() < 1:
-        raise ValueError(f"image_size must be height and width, 1 pixel or more each; found {image_size!r}: correct it")
+        raise UserError(f"image_size must be height and width, 1 pixel or more each; found {image_size!r}: correct it")
     if str(dataset_path) == "drawn":
-        from drawn_faces import draw_dataset
+        from drawn_faces import draw_dataset  # here: a start without drawn faces is faster
 
         return Dataset({split: Split(*draw) for split, draw in draw_dataset(image_size=image_size, seed=0).items()})
 
@@ -179,7 +174,7 @@ def find_source(dataset_path: str | Path) -> Path:
     path = Path(dataset_path).expanduser()
     if path.is_file():
         if not path.name.lower().endswith(CSV_SUFFIXES):
-            raise ValueError(
+            raise UserError(
                 f"{path}: a data set must be a folder or end in {', '.join(CSV_SUFFIXES)}; found "
                 f"{path.suffix or 'no suffix'}: unpack it, and name what was inside"
             )
@@ -191,13 +186,13 @@ def find_source(dataset_path: str | Path) -> Path:
         if len(found) == 1:
             return found[0]
         if found or folder == path:
-            raise ValueError(
+            raise UserError(
                 f"{path}: a folder must be or hold one data set, fer2013.csv or train/EMOTION/*; found "
                 f"{len(found) or 'none'}: name the one to read"
             )
     if path.name in CSV_NAMES:
-        raise FileNotFoundError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
-    raise FileNotFoundError(f"{path} does not exist: correct the path, or take `drawn` for drawn faces")
+        raise UserError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
+    raise UserError(f"{path} does not exist: correct the path, or take `drawn` for drawn faces")
 
 
 def _data_in(folder: Path) -> Path | None:
@@ -246,9 +241,9 @@ def _read_csv(path: Path, image_size: tuple[int, int]) -> Arrays:
                 faces.append(batch_faces)
                 bar.update(file.tell() - bar.n)
         except DAMAGED as error:
-            raise ValueError(f"{path} must be whole; found damage ({error}): download it again") from error
+            raise UserError(f"{path} must be whole; found damage ({error}): download it again") from error
     if not faces:
-        raise ValueError(f"{path}: a CSV must have a row per image; found only its header: download it again")
+        raise UserError(f"{path}: a CSV must have a row per image; found only its header: download it again")
     order = np.argsort(splits, kind="stable")
     faces = np.concatenate(faces)
     if (np.diff(order) != 1).any():  # most files have their splits one after the other
@@ -261,23 +256,23 @@ def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
     start = file.read(256)
     file.seek(0)
     if not start:
-        raise ValueError(f"{path}: a CSV must have a header; found an empty file: download it again")
+        raise UserError(f"{path}: a CSV must have a header; found an empty file: download it again")
     if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path}: the data must be here; found a Git LFS pointer: run `git lfs pull`")
+        raise UserError(f"{path}: the data must be here; found a Git LFS pointer: run `git lfs pull`")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise ValueError(f"{path}: the data must be a CSV; found a web page: log in, and download it again")
+        raise UserError(f"{path}: the data must be a CSV; found a web page: log in, and download it again")
     if start.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=file)
     if start.startswith(b"\xfd7zXZ"):
         if lzma is None:
-            raise ValueError(f"{path}: .xz needs Python's lzma; found a Python without it: unpack the file")
+            raise UserError(f"{path}: .xz needs Python's lzma; found a Python without it: unpack the file")
         return lzma.LZMAFile(file)
     if start.startswith(b"PK"):
         archive = zipfile.ZipFile(file)
         inside = [name for name in archive.namelist() if name.endswith(".csv") and "__MACOSX" not in name]
         named = [name for name in inside if Path(name).name in CSV_NAMES] or inside
         if len(named) != 1:
-            raise ValueError(
+            raise UserError(
                 f"{path}: a zip must hold fer2013.csv, icml_face_data.csv or one other CSV; found "
                 f"{len(named) or 'none'}: unpack it, and name what was inside"
             )
@@ -377,20 +372,20 @@ def _list_images(folder: Path) -> tuple[list[tuple[int, int, Path]], tuple[str, 
             for known in (names, *([] if emotion else [own])):
                 other = known.setdefault(name, emotion_folder)
                 if other != emotion_folder and (known is names or other.name != emotion_folder.name):
-                    raise ValueError(
+                    raise UserError(
                         f"{emotion_folder}: emotions must differ by more than capitals; found {other} as well: "
                         "rename one of them"
                     )
             files = [file for file in sorted(os.listdir(emotion_folder)) if not file.startswith(".")]
             paths = [emotion_folder / file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
             if not paths:
-                raise ValueError(
+                raise UserError(
                     f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); "
                     "found none: fill it or remove it"
                 )
             found += [(SPLITS.index(split), emotion or emotion_folder.name, path) for path in paths]
     if not found:
-        raise ValueError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill it")
+        raise UserError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill it")
     emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS), key=str.casefold))
     number = {emotion: place for place, emotion in enumerate(emotions)}
     found.sort(key=lambda image: image[0])
@@ -412,7 +407,7 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
             named = ", ".join(map(str, unreadable[:NAMED])) + (", ..." if len(unreadable) > NAMED else "")
             enough = len(unreadable) > NAMED or done == len(images)  # to name
             if enough and len(unreadable) > UNREADABLE * len(images):
-                raise ValueError(
+                raise UserError(
                     f"images must be readable; found {len(unreadable)} of the first {done:,} that are not: {named}; "
                     f"replace or remove them (of many images, {UNREADABLE:.0%} may be unreadable)"
                 )
@@ -444,21 +439,6 @@ def _decode(path: Path) -> np.ndarray | None:
 
 # ------------------------------------------------------------------------------------------------------------
 # Cache
-
-
-def cache_folder() -> Path:
-    """Return where compiled checkpoints are kept, and what can't be beside the data: EMOTION_CACHE, else the system's.
-
-    Raises:
-        RuntimeError: The user has no home.
-    """
-    if os.environ.get("EMOTION_CACHE"):
-        return Path(os.environ["EMOTION_CACHE"])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "facial-emotion"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "facial-emotion"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facial-emotion"
 
 
 def _cache_places(source: Path) -> list[Path]:
@@ -591,7 +571,7 @@ def resize_face(image: np.ndarray, image_size: tuple[int, int] = image_size) -> 
     """
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
-        raise ValueError(
+        raise UserError(
             "a face must be uint8 of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); found "
             f"{image.dtype} {image.shape}: convert it to 8 bits, and crop inside the image"
         )
@@ -620,12 +600,12 @@ def preprocess_images(images: np.ndarray) -> np.ndarray:
     """
     images = np.asarray(images)
     if images.dtype.kind not in "uif":
-        raise ValueError(f"pixels must be numbers in [0, 255]; found {images.dtype}: convert them to uint8")
+        raise UserError(f"pixels must be numbers in [0, 255]; found {images.dtype}: convert them to uint8")
     if images.dtype != np.uint8 and images.size:
         low, high = images.min(), images.max()
         normalised = images.dtype.kind == "f" and 0 < high <= 1
         if normalised or not (low >= 0 and high <= 255):  # not (...): NaN compares false
-            raise ValueError(
+            raise UserError(
                 f"pixels must be in [0, 255]; found {images.dtype} in [{low:g}, {high:g}]: "
                 "pass pixels as they were read, not yet normalised"
             )
@@ -657,15 +637,13 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
     import pandas as pd
 
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: fer2013new.csv comes from https://github.com/microsoft/FERPlus"
-        )
+        raise UserError(f"{path} does not exist: fer2013new.csv comes from https://github.com/microsoft/FERPlus")
     try:
         table = pd.read_csv(path)
     except ValueError as error:  # pandas' own, of text in a wrong encoding too
-        raise ValueError(f"{path}: votes must be a CSV; found {str(error).splitlines()[0]}: get it again") from error
+        raise UserError(f"{path}: votes must be a CSV; found {str(error).splitlines()[0]}: get it again") from error
     if missing := [name for name in ("Usage", *VOTES) if name not in table]:
-        raise ValueError(f"{path}: the columns must be Usage, {', '.join(VOTES)}; found none for {', '.join(missing)}")
+        raise UserError(f"{path}: the columns must be Usage, {', '.join(VOTES)}; found none for {', '.join(missing)}")
     counts = table[list(VOTES)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
     total = counts.sum(axis=1, keepdims=True)
     wrong = ~table["Usage"].isin(SPLITS).to_numpy() | ~((counts >= 0).all(axis=1) & (total[:, 0] > 0))
@@ -701,14 +679,14 @@ def with_votes(
     for name, (faces, labels) in data.items():
         cast = votes[name]
         if len(cast) != len(faces):
-            raise ValueError(
+            raise UserError(
                 f"{path}: the votes must be on FER2013's images, row for row; found {len(cast)} rows for {len(faces)} "
                 f"images of {name}: use FER2013's CSV, or leave --votes out"
             )
         most = cast.argmax(axis=1)
         agreed = np.mean(number[most] == labels)
         if agreed < 0.4:  # 0.63 where the rows belong together, 0.2 where they do not
-            raise ValueError(
+            raise UserError(
                 f"{path}: the votes must be on the same images, row for row; found that {agreed:.0%} of {name}'s "
                 "labels are the most voted: use FER2013's CSV in its official order, or leave --votes out"
             )
@@ -734,7 +712,7 @@ def stratified_split(emotions: np.ndarray, fraction: float, seed: int) -> tuple[
         ValueError: `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"the fraction to hold out must be between 0 and 1; found {fraction}: correct it")
+        raise UserError(f"the fraction to hold out must be between 0 and 1; found {fraction}: correct it")
     emotions = np.asarray(emotions)
     held_out = np.zeros(len(emotions), bool)
     rng = np.random.default_rng(seed)
@@ -811,58 +789,6 @@ def format_table(splits: Dataset) -> str:
     return "\n".join(lines)
 
 
-def crop_dataset(folder: Path, target: Path) -> str:
-    """Cut the largest face out of every photograph of a data set's folder, as the live script finds and cuts it.
-
-    Args:
-        folder: train/EMOTION/* and so on, photographs of any size.
-        target: A folder that is made: the same layout, faces as PNG, and not_found.txt, which lists the rest.
-
-    Returns:
-        What was found, as text.
-
-    Raises:
-        ValueError: There is no such folder of images, or `target` has something in it already.
-        OSError: `target` can't be written; nothing is left of it.
-    """
-    from tqdm import tqdm
-
-    from face_tracking import find_cascade
-    from models.classifier import cut_out
-    from real_time_emotion_recognition import build_detector, cascade
-
-    drawn = str(folder) == "drawn"
-    source = Path(folder) if drawn else find_source(folder)
-    if drawn or not source.is_dir():
-        raise ValueError(
-            f"--crop-faces cuts faces out of a folder's photographs; found {source}, whose are cut already"
-        )
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"--crop-faces must name a new folder; found something at {target}: name another")
-    images, _ = _list_images(source)
-    detect = build_detector(find_cascade(cascade), still=True)
-    several, missed = 0, []
-    with replacing_folder(target) as partial:
-        for _, _, path in tqdm(images, desc="photographs", leave=False, disable=None):
-            photograph = _decode(path)
-            boxes = [] if photograph is None else detect(photograph)
-            if not len(boxes):
-                missed.append(f"{path}: {'it is no image' if photograph is None else 'no face found'}")
-                continue
-            several += len(boxes) > 1
-            place = partial / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.with_name(f"{path.name}.png").write_bytes(cv2.imencode(".png", cut_out(photograph, boxes[0]))[1])
-        if len(missed) == len(images):
-            raise ValueError(f"{source}: photographs must show a face; found none in any of {len(images):,}")
-        (partial / "not_found.txt").write_text("".join(f"{line}\n" for line in missed), encoding="utf-8")
-    return (
-        f"{len(images) - len(missed):,} faces of {len(images):,} photographs: {target}\n"
-        f"{several:,} showed several faces; the largest was taken\n"
-        f"{len(missed):,} without a face: {target / 'not_found.txt'}"
-    )
-
-
 def draw_overview(splits: Dataset, path: Path) -> None:
     """Write a picture of some faces of every emotion, drawn by chance, and of the balance of the classes."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
@@ -899,211 +825,6 @@ def draw_overview(splits: Dataset, path: Path) -> None:
         figure.savefig(partial)
 
 
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes the final name if the block ends well, else it is removed.
-
-    Folders on the way are made.
-
-    Raises:
-        PermissionError: at once, where `path` can't be written.
-        OSError: naming `path`, later, where the disk is full.
-    """
-    path = Path(path)
-    if not path.name:
-        raise PermissionError(f"{path} can't be written (it is a folder): choose another place")
-    partial = path.with_name(f".{path.stem}.{_process()}{path.suffix}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-    except OSError as error:
-        raise PermissionError(f"{path} can't be written ({error.strerror}): choose another place") from error
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno and error.filename in (None, str(partial)):
-            raise OSError(f"{path} can't be written: {error.strerror}") from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder beside `path`, which is not there or empty; it takes its place if the block ends well."""
-    partial = path.with_name(f".{path.name}.{_process()}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise PermissionError(f"{path} can't be written ({error.strerror}): choose another place") from error
-    try:
-        yield partial
-        if path.is_dir():
-            path.rmdir()
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _process() -> str:
-    """Return what tells this process from all others, those of other hosts that share the folder included."""
-    return f"{platform.node()}.{os.getpid()}"
-
-
-@contextlib.contextmanager
-def quiet_start() -> Iterator[None]:
-    """Silence what libraries' compiled parts write to standard error while they load; Python's errors still come.
-
-    TensorFlow tells of its oneDNN and missing CUDA, LiteRT of its delegate, and neither can be asked not to.
-
-    Raises:
-        SystemExit: a package is not installed, with a line that says so; or Ctrl-C, which many of their layers would
-            each add a line to.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name in ("tensorflow", "jax", "torch"):
-            raise SystemExit(
-                f"error: Keras needs the package of its backend, {error.name}; found none: install it, or "
-                "set KERAS_BACKEND to tensorflow or jax"
-            ) from None
-        raise SystemExit(not_installed(error)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def not_installed(error: ModuleNotFoundError) -> str:
-    """Return the line on a package that is missing; where a part of one is missing, raise the error: it is a bug."""
-    if find_spec(f"{error.name}".partition(".")[0]):
-        raise error
-    return f"error: {error.name} is not installed: pip install -r requirements.txt"
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse's, but a mistake gets one line and not the usage, too, and settings are read like what flags are given.
-
-    Settings are the flags' defaults, which argparse neither converts, but for single strings, nor checks.
-    """
-
-    def parse_args(self, args=None, namespace=None):
-        values = super().parse_args(args, namespace)
-        for action in self._actions:
-            if action.dest in values:
-                try:
-                    setattr(values, action.dest, self._as_from_a_flag(action, getattr(values, action.dest)))
-                except argparse.ArgumentError as error:
-                    self.error(str(error))
-        return values
-
-    def _as_from_a_flag(self, action, found):
-        """What a flag gives, or a setting in its place, of the flag's type and among its choices."""
-        if action.nargs == 0:  # a flag that takes nothing
-            if found not in (True, False):
-                raise argparse.ArgumentError(action, f"is True or False; found {found!r}")
-            return found
-        several = list(found) if isinstance(found, list | tuple) else [found]
-        if found is None and not action.choices:
-            return [] if action.nargs == "+" else None
-        wanted = {None: 1, "?": 1, "+": len(several)}.get(action.nargs, action.nargs)
-        if len(several) != wanted:
-            raise argparse.ArgumentError(action, f"takes {wanted} value{'s' * (wanted != 1)}; found {found!r}")
-        if action.type or action.choices:
-            several = [self._get_value(action, str(value)) for value in several]
-            for value in several:
-                self._check_value(action, value)
-        return several[0] if action.nargs in (None, "?") else several
-
-    def check_settings(self, found, **kinds):
-        """Refuse a setting that no flag stands for as a flag would be: of `found`, by name, those named in `kinds`."""
-        for name, kind in kinds.items():
-            try:
-                if isinstance(found[name], str) or kind(str(found[name])) != found[name]:
-                    raise ValueError
-            except argparse.ArgumentTypeError as error:
-                self.exit(2, f"error: setting {name}: {error}\n")
-            except ValueError:
-                self.exit(2, f"error: setting {name}: must be {kind.__name__}; found {found[name]!r}\n")
-
-    def error(self, message):
-        self.exit(2, f"error: {message}; --help lists the flags\n")
-
-
-def within(kind, least, below=math.inf, most=math.inf, auto=False):
-    """An argparse type: an int or float from `least` to `most` or to below `below`; or auto, where it may be."""
-
-    def convert(text):
-        if auto and text == "auto":
-            return text
-        value = kind(text)
-        if not (least <= value <= most and value < below):
-            limits = f"from {least} to below {below}" if below < math.inf else f"from {least} to {most}"
-            limits = f"at least {least}" if below == most == math.inf else limits
-            raise argparse.ArgumentTypeError(f"must be {limits}{' or auto' * auto}; found {text}")
-        return value
-
-    convert.__name__ = kind.__name__ + " or auto" * auto  # argparse's message on what is no number
-    return convert
-
-
-def true_or_false(text):
-    """An argparse type: True or False."""
-    if text not in ("True", "False"):
-        raise ValueError
-    return text == "True"
-
-
-true_or_false.__name__ = "True or False"
-
-
-def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a script's `main`; a user's mistake becomes one line on standard error, a bug keeps its traceback.
-
-    Args:
-        main: Takes the arguments and returns an exit status.
-        argv: The arguments; None for those of the command line.
-
-    Returns:
-        What `main` returns; 2 after bad input, 1 after another failure of the system, 130 after Ctrl-C, and SIGTERM,
-        with which clusters stop a job, is taken for that.
-    """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        status = main(argv)
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read our output has gone, as `head` does: nothing more to tell them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except ModuleNotFoundError as error:
-        print(not_installed(error), file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        *_, innermost = traceback.walk_tb(error.__traceback__)
-        file = Path(innermost[0].f_code.co_filename).resolve()  # as Python was given it: ../train.py, a link
-        ours = file.is_relative_to(Path(__file__).resolve().parent) and "site-packages" not in file.parts
-        if isinstance(error, ValueError) and not ours:  # a library's: what led to it is a bug, not a mistake
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, MISTAKES) else 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; defaults are the settings at the top."""
     parser = Parser(description="Count a data set's images and duplicates, and draw them.")
@@ -1118,11 +839,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print and draw what a data set holds."""
     args = parse_args(argv)
     if args.crop_faces:
-        print(crop_dataset(args.dataset, args.crop_faces), end="\n\n")
+        script = Path(__file__).resolve().with_name("crop_photographs.py")
+        if status := subprocess.call([sys.executable, script, str(args.dataset), str(args.crop_faces)]):
+            return status
         args.dataset = args.crop_faces
     splits = load_fer2013_data(args.dataset)
     if splits.emotions != EMOTIONS:  # else the absent ones of the seven are worth a line
-        splits = splits.compact()
+        splits = splits.drop_unused_labels()
     print(format_table(splits))
     picture = Path(__file__).resolve().parent / "fer2013" / "overview_drawn.png"
     if str(args.dataset) != "drawn":

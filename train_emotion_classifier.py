@@ -34,24 +34,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import hosts
+from command_line import Parser, UserError, exit_status, number_in_range, quiet_start, replacing
 from load_and_process import (
     VOTED,
-    Parser,
     Split,
     dataset,
-    exit_status,
     find_duplicates,
     image_size,
     load_fer2013_data,
     preprocess_images,
-    quiet_start,
     read_faces,
-    replacing,
     stratified_split,
-    true_or_false,
     with_votes,
-    within,
 )
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
@@ -66,6 +60,7 @@ with quiet_start():
 
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.cnn import EMOTION_MAPS, NETWORKS
+from training import hosts
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -130,25 +125,24 @@ BATCHES_AHEAD = 10  # of the step
 THIN = ("tiny_XCEPTION", "mini_XCEPTION")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 WITHOUT_FLAG = {  # settings
-    "validation_fraction": within(float, 0.001, below=1),
-    "calibration_fraction": within(float, 0, below=1),
-    "largest_part": within(int, 1),
-    "smallest_calibration": within(int, 1),
-    "l2_regularization": within(float, 0),
-    "warmup_epochs": within(float, 0),
-    "plateau_patience": within(int, 1),
-    "muon_momentum": within(float, 0, below=1),
-    "votes_share": within(float, 0, most=1),
-    "teacher_views": within(int, 1),
-    "average_epochs": within(float, 0),
-    "plain_faces": within(int, 0),
-    "flip": true_or_false,
-    "rotation": within(float, 0),
-    "zoom": within(float, 0, below=1),
-    "shift": within(float, 0),
-    "contrast": within(float, 0),
-    "brightness": within(float, 0),
-    "erasing": within(float, 0, most=1),
+    "validation_fraction": number_in_range(float, 0.001, below=1),
+    "calibration_fraction": number_in_range(float, 0, below=1),
+    "largest_part": number_in_range(int, 1),
+    "smallest_calibration": number_in_range(int, 1),
+    "l2_regularization": number_in_range(float, 0),
+    "warmup_epochs": number_in_range(float, 0),
+    "plateau_patience": number_in_range(int, 1),
+    "muon_momentum": number_in_range(float, 0, below=1),
+    "votes_share": number_in_range(float, 0, most=1),
+    "teacher_views": number_in_range(int, 1),
+    "average_epochs": number_in_range(float, 0),
+    "plain_faces": number_in_range(int, 0),
+    "rotation": number_in_range(float, 0),
+    "zoom": number_in_range(float, 0, below=1),
+    "shift": number_in_range(float, 0),
+    "contrast": number_in_range(float, 0),
+    "brightness": number_in_range(float, 0),
+    "erasing": number_in_range(float, 0, most=1),
 }
 
 
@@ -161,16 +155,21 @@ def parse_args(argv=None):
     add("--image-size", type=int, nargs=2, default=image_size, metavar=("H", "W"), help="pixels")
     add(
         "--epochs",
-        type=within(int, 1),
+        type=number_in_range(int, 1),
         default=argparse.SUPPRESS,
         help=f"passes over Training (default: {epochs}; drawn faces: {epochs_drawn})",
     )
-    add("--batch-size", type=within(int, 1), default=batch_size, help="faces per step")
-    add("--learning-rate", type=within(float, 1e-8, 100), default=learning_rate, help="at its peak")
+    add("--batch-size", type=number_in_range(int, 1), default=batch_size, help="faces per step")
+    add("--learning-rate", type=number_in_range(float, 1e-8, 100), default=learning_rate, help="at its peak")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
     add("--optimizer", default=optimizer, choices=OPTIMIZERS, help="muon: AdamW, orthogonal in convolutions")
-    add("--weight-decay", type=within(float, 0), default=weight_decay, help="decoupled, on kernels only")
-    add("--label-smoothing", type=within(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
+    add("--weight-decay", type=number_in_range(float, 0), default=weight_decay, help="decoupled, on kernels only")
+    add(
+        "--label-smoothing",
+        type=number_in_range(float, 0, 1),
+        default=label_smoothing,
+        help="share spread over all emotions",
+    )
     add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv, to learn from, too")
     add("--votes-as", default=votes_as, choices=VOTES_AS, help="part of FER2013's labels, or FER+'s eight instead")
     add("--drop-no-face", action="store_true", default=drop_no_face, help="leave out what --votes call no face")
@@ -178,33 +177,42 @@ def parse_args(argv=None):
     add("--teacher", type=Path, nargs="+", default=teacher, metavar="MODEL.hdf5", help="checkpoints to learn from, too")
     add(
         "--teacher-share",
-        type=within(float, 0, 1, auto=True),
+        type=number_in_range(float, 0, 1, auto=True),
         default=teacher_share,
         help="part of each label that they give, from 0 to below 1, auto: by network",
     )
     add(
         "--augmentation",
-        type=within(float, 0, auto=True),
+        type=number_in_range(float, 0, auto=True),
         default=augmentation,
         help="strength, 0: flips only, auto: by network",
     )
-    add("--mixup", type=within(float, 0), default=mixup, help="blend faces two by two, 0.2: mostly a little, 0: never")
+    add(
+        "--mixup",
+        type=number_in_range(float, 0),
+        default=mixup,
+        help="blend faces two by two, 0.2: mostly a little, 0: never",
+    )
     add("--monitor", default=monitor, choices=MONITORS, help="chooses the checkpoint that stays, and stops early")
     add(
         "--early-stopping-patience",
-        type=within(int, 1),
+        type=number_in_range(int, 1),
         default=early_stopping_patience,
         help="epochs, with cosine those of its second half",
     )
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
-    add("--seed", type=within(int, 0, below=2**32), default=seed, help="of initial weights, order and augmentation")
+    add(
+        "--seed",
+        type=number_in_range(int, 0, below=2**32),
+        default=seed,
+        help="of initial weights, order and augmentation",
+    )
     add("--output-dir", type=Path, default=output_dir, help="where everything is written")
     add("--resume", action="store_true", help="go on from the last finished epoch in --output-dir")
     add("--tensorboard", action="store_true", default=tensorboard, help="also write TensorBoard event files")
     add("--hosts", metavar="HOST:PORT,HOST,...", help="train on several, this list given to each (or EMOTION_HOSTS)")
-    add("--host-index", type=within(int, 0), metavar="I", help="which of --hosts this is")
+    add("--host-index", type=number_in_range(int, 0), metavar="I", help="which of --hosts this is")
     args = parser.parse_args(argv)
-    parser.check_settings(globals(), epochs=within(int, 1), epochs_drawn=within(int, 1), **WITHOUT_FLAG)
     if "epochs" not in args:  # which setting counts, only the data say
         parser.set_defaults(epochs=epochs_drawn if str(args.dataset) == "drawn" else epochs)
     return parser.parse_args(argv)
@@ -213,14 +221,14 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if not args.votes and (args.drop_no_face or args.votes_as != "share"):
-        raise ValueError("--votes-as and --drop-no-face are about FER+'s votes; found no --votes: pass fer2013new.csv")
+        raise UserError("--votes-as and --drop-no-face are about FER+'s votes; found no --votes: pass fer2013new.csv")
     if not args.teacher and args.teacher_share != teacher_share:
-        raise ValueError("--teacher-share is about teachers' part of each label; found no --teacher: pass checkpoints")
+        raise UserError("--teacher-share is about teachers' part of each label; found no --teacher: pass checkpoints")
     place = hosts.find_place(args.hosts, args.host_index)
     args.hosts = len(place.names)
     backend = keras.backend.backend()
     if args.hosts > 1 and backend != "jax":
-        raise ValueError(f"several hosts train on Keras's JAX backend; found {backend}: set KERAS_BACKEND=jax")
+        raise UserError(f"several hosts train on Keras's JAX backend; found {backend}: set KERAS_BACKEND=jax")
     args.precision = choose_precision(args.precision, args.network)
     args.augmentation = choose_augmentation(args.augmentation, args.network)
     args.teacher_share = choose_teacher_share(args.teacher_share, args.network)
@@ -253,7 +261,7 @@ def train(args, job):
     data, votes = load_fer2013_data(args.dataset, tuple(args.image_size)), {}
     if args.votes:
         data, votes = with_votes(data, args.votes, args.votes_as != "share", args.drop_no_face)
-    data = data.compact()
+    data = data.drop_unused_labels()
     chosen, validation, validated_on, calibration = divide(data)
     faces, labels = data["Training"].faces, labels_of(data, votes.get("Training"), args.votes_as)
     others = [*args.teacher, *filter(None, [args.start_from])]
@@ -268,7 +276,7 @@ def train(args, job):
     keras.utils.set_random_seed(args.seed)
     model = build_network(args.network, input_shape, len(data.emotions), args.precision)
     if backend == "tensorflow":
-        from models.on_tensorflow import fuse_batch_normalization, read_ahead
+        from training.on_tensorflow import fuse_batch_normalization, read_ahead
 
         fuse_batch_normalization(model)
     if args.start_from and not saved:
@@ -454,14 +462,14 @@ def divide(data):
         ValueError: there is no Training split, or not enough of an emotion in it, or nothing to validate on.
     """
     if "Training" not in data:
-        raise ValueError(f"training needs a Training split; the data set has {', '.join(data) or 'no images'}")
+        raise UserError(f"training needs a Training split; the data set has {', '.join(data) or 'no images'}")
     train, public = data["Training"], "PublicTest" in data
     if len(data.emotions) < 2:
-        raise ValueError(f"training needs two emotions to tell apart; found only {data.emotions[0]}: add another")
+        raise UserError(f"training needs two emotions to tell apart; found only {data.emotions[0]}: add another")
     counts = np.bincount(train.emotions, minlength=len(data.emotions))
     for emotion, count in enumerate(counts):
         if count < 2:
-            raise ValueError(
+            raise UserError(
                 f"every emotion needs two Training images at least; {data.emotions[emotion]} has {count}: add images "
                 "of it, or take it out of all splits"
             )
@@ -476,7 +484,7 @@ def divide(data):
     if public:
         return kept, data["PublicTest"], "PublicTest", part
     if not len(held_out):
-        raise ValueError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
+        raise UserError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
     return kept, part, f"{fraction:.0%} of Training", part
 
 
@@ -528,7 +536,7 @@ def start_with_weights_of(path, model, emotions):
         before, layers = before[:-1], layers[:-1]
     shapes = [[[tuple(weight.shape) for weight in layer.weights] for layer in kept] for kept in (before, layers)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"--start-from takes a checkpoint of {model.name}; {path} is one of {other.name}")
+        raise UserError(f"--start-from takes a checkpoint of {model.name}; {path} is one of {other.name}")
     for layer, source in zip(layers, before, strict=True):
         layer.set_weights(source.get_weights())
 
@@ -678,7 +686,7 @@ def load_teacher(paths, share, emotions, image_size):
 
     classify = EmotionClassifier(paths)
     if classify.emotions != emotions or classify.sizes != (image_size,):
-        raise ValueError(
+        raise UserError(
             f"a teacher names {', '.join(emotions)} in faces of the size trained on, {image_size}; found "
             f"{', '.join(classify.emotions)} in {' and '.join(map(str, classify.sizes))}"
         )
@@ -692,7 +700,7 @@ def load_teacher(paths, share, emotions, image_size):
                 own.classify = EmotionClassifier(paths)
             seen, rng = read_faces(faces, some), np.random.default_rng((seed, some[0]))
             views = (augment(seen, rng, strength) for _ in range(teacher_views))
-            return np.mean([own.classify.of_faces(view) for view in views], axis=0)
+            return np.mean([own.classify.predict(view) for view in views], axis=0)
 
         labels = labels.copy()
         groups = np.split(chosen, range(VALIDATED_AT_ONCE, len(chosen), VALIDATED_AT_ONCE))
@@ -1031,7 +1039,7 @@ def read_saved_run(args, path):
     if not path.is_file():
         others = sorted(other.name.removesuffix(".resume.npz") for other in args.output_dir.glob("*.resume.npz"))
         if others:
-            raise ValueError(
+            raise UserError(
                 f"--resume goes on with a run of {args.network}; {args.output_dir} holds one of {', '.join(others)}: "
                 f"pass --network {others[0]}, another --output-dir, or leave --resume out"
             )
@@ -1041,11 +1049,9 @@ def read_saved_run(args, path):
         saved = parse_saved_run(path)
         best = args.output_dir / saved["best_name"]
     except Exception as error:  # a damaged archive fails in many ways: zip, NumPy's header, JSON
-        raise ValueError(f"{path} is damaged ({error}); leave --resume out to start at the first epoch") from error
+        raise UserError(f"{path} is damaged ({error}); leave --resume out to start at the first epoch") from error
     if not best.is_file():
-        raise FileNotFoundError(
-            f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out"
-        )
+        raise UserError(f"--resume needs the best checkpoint so far, {best}: put it back, or leave --resume out")
     earlier = {"optimizer": "adamw", "monitor": "val_accuracy"}  # once there was no other
     before, now = earlier | saved["settings"], resolved_settings(args)
     kept = ("network", "image_size", "batch_size", "optimizer", "schedule", "monitor", "seed")
@@ -1053,7 +1059,7 @@ def read_saved_run(args, path):
     for name in kept:
         if before.get(name) != now[name]:
             had, found = (value if value not in (None, []) else "none" for value in (before.get(name), now[name]))
-            raise ValueError(
+            raise UserError(
                 f"--resume keeps {name}: the run in {args.output_dir} has {had}, found {found}; "
                 "pass the same, or leave --resume out"
             )
@@ -1098,7 +1104,7 @@ def tensorboard_callback(folder):
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
-        raise ValueError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
+        raise UserError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
     return keras.callbacks.TensorBoard(folder)
 
 

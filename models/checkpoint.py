@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 import h5py
 
-from load_and_process import EMOTIONS, cache_folder, quiet_start, replacing
+from command_line import Parser, UserError, cache_folder, exit_status, quiet_start, replacing
+from load_and_process import EMOTIONS
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -54,9 +55,9 @@ def save_checkpoint(model, path, emotions, temperature=1.0):
     """
     policies = {layer.dtype_policy.compute_dtype for layer in model.layers}
     if policies != {"float32"}:
-        raise ValueError(f"a checkpoint is written in float32; {model.name} computes in {sorted(policies)}")
+        raise UserError(f"a checkpoint is written in float32; {model.name} computes in {sorted(policies)}")
     if model.output_shape[-1] != len(emotions):
-        raise ValueError(f"one emotion per output: {model.name} has {model.output_shape[-1]}, given {len(emotions)}")
+        raise UserError(f"one emotion per output: {model.name} has {model.output_shape[-1]}, given {len(emotions)}")
     # What model.save() calls, on a file in memory: HDF5 takes the whole process down when it meets a full disk.
     from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
 
@@ -94,18 +95,18 @@ def read_header(path):
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"a model is a Keras checkpoint, {' or '.join(SUFFIXES)}; found {path}{_meant(path)}")
+        raise UserError(f"a model is a Keras checkpoint, {' or '.join(SUFFIXES)}; found {path}{_meant(path)}")
     if not path.is_file():
         how = _meant(path) or "; take one of models/*.hdf5, or train one with: python train_emotion_classifier.py"
-        raise FileNotFoundError(f"no checkpoint at {path}{how}")
+        raise UserError(f"no checkpoint at {path}{how}")
     try:
         with h5py.File(path, "r") as file:
             attributes = dict(file.attrs)
             weights = "model_weights" in file
     except OSError as error:
-        raise ValueError(f"{path} is not a whole HDF5 file ({_first_line(error)}); copy or train it again") from error
+        raise UserError(f"{path} is not a whole HDF5 file ({_first_line(error)}); copy or train it again") from error
     if "model_config" not in attributes or not weights:
-        raise ValueError(
+        raise UserError(
             f"{path} holds no Keras network: a checkpoint has its architecture (model_config) and its weights "
             f"(model_weights) inside; found {', '.join(sorted(attributes)) or 'neither'}; save it with model.save()"
         )
@@ -117,20 +118,18 @@ def read_header(path):
         ]
         shape = next((tuple(shape) for shape in shapes if shape), ())[1:]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged: its description can't be read ({error}); copy or train it again"
         ) from error
     if emotions is not None and not (
         isinstance(emotions, list) and all(isinstance(emotion, str) and emotion for emotion in emotions)
     ):
-        raise ValueError(f"{path} is damaged: emotions are a list of names; found {emotions!r}")
+        raise UserError(f"{path} is damaged: emotions are a list of names; found {emotions!r}")
     code = [node["class_name"] for node in _layers(config) if node["class_name"] in ("Lambda", "TFOpLambda")]
     if code:
-        raise ValueError(
-            f"{path} carries code in a {code[0]} layer, which would run here; only plain layers are loaded"
-        )
+        raise UserError(f"{path} carries code in a {code[0]} layer, which would run here; only plain layers are loaded")
     if len(shape) != 3 or not all(isinstance(side, int) for side in shape) or shape[2] != 1:
-        raise ValueError(f"a face network takes grey images (height, width, 1) of a fixed size; {path} takes {shape}")
+        raise UserError(f"a face network takes grey images (height, width, 1) of a fixed size; {path} takes {shape}")
     name = attributes.get("network") or config.get("config", {}).get("name") or path.stem
     return Header(str(name), None if emotions is None else tuple(emotions), shape)
 
@@ -163,9 +162,9 @@ def load_checkpoint(path):
         model = kind.from_config(config["config"])
         model.load_weights(path)
     except Exception as error:  # a foreign file can fail anywhere inside Keras and h5py
-        raise ValueError(f"{path} can't be loaded by Keras {keras.__version__}: {_first_line(error)}") from error
+        raise UserError(f"{path} can't be loaded by Keras {keras.__version__}: {_first_line(error)}") from error
     if len(model.outputs) != 1 or len(model.output_shape) != 2:
-        raise ValueError(f"a face network gives one row of probabilities per face; {path} gives {model.output_shape}")
+        raise UserError(f"a face network gives one row of probabilities per face; {path} gives {model.output_shape}")
     return model, emotions_of(header, model.output_shape[-1], path)
 
 
@@ -174,7 +173,7 @@ def emotions_of(header, outputs, path):
     emotions = header.emotions or EMOTIONS
     if len(emotions) != outputs:
         whose = "names" if header.emotions else "names no emotions, and FER2013 has"
-        raise ValueError(f"a network has one output per emotion; {path} has {outputs}, and {whose} {len(emotions)}")
+        raise UserError(f"a network has one output per emotion; {path} has {outputs}, and {whose} {len(emotions)}")
     return emotions
 
 
@@ -215,13 +214,13 @@ def compiled_forms(path):
     if cached.is_file():
         yield cached
     if not importlib.util.find_spec("tensorflow"):
-        raise ValueError(f"{path} must be compiled first, which takes TensorFlow: pip install -r requirements.txt")
+        raise UserError(f"{path} must be compiled first, which takes TensorFlow: pip install -r requirements.txt")
     print(f"compiling {path.name} once (a few seconds) ...", file=sys.stderr, flush=True)
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "models.checkpoint", str(path.resolve()), str(cached.absolute())]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(_last_line(done.stderr).removeprefix("error: ") or f"{path} can't be compiled")
+        raise UserError(_last_line(done.stderr).removeprefix("error: ") or f"{path} can't be compiled")
     yield cached
 
 
@@ -276,7 +275,6 @@ def _last_line(text):
 
 
 if __name__ == "__main__":
-    from load_and_process import Parser, exit_status
 
     def main(argv):
         parser = Parser(prog="python -m models.checkpoint", description="Compile a checkpoint for the live script.")

@@ -9,7 +9,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from load_and_process import preprocess_images, quiet_start, resize_face
+from command_line import UserError, quiet_start
+from load_and_process import preprocess_images, resize_face
 from models.checkpoint import compiled_forms, emotions_of, read_header
 
 GRID = 5  # a heat map is made from GRID x GRID parts of a face; at most 5
@@ -55,7 +56,7 @@ class EmotionClassifier:
             header, network = read_header(path), _start(path)
             emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
             if self.emotions not in (None, emotions):
-                raise ValueError(
+                raise UserError(
                     f"models that are averaged name the same emotions in the same order; {paths[0]} names "
                     f"{', '.join(self.emotions)}; {path} {', '.join(emotions)}"
                 )
@@ -73,7 +74,7 @@ class EmotionClassifier:
         both = {size: np.concatenate([same, same[:, :, ::-1]]) for size, same in faces.items()}
         return self._probabilities(both).reshape(2, len(boxes), -1).mean(axis=0)
 
-    def of_faces(self, faces):
+    def predict(self, faces):
         """Probabilities of faces, float32 (k, h, w, 1) in [-1, 1] at the networks' one input size, k > 0."""
         return self._probabilities(dict.fromkeys(self.sizes, faces))
 
@@ -128,7 +129,7 @@ def _start(path):
             return network
         except (ValueError, RuntimeError):  # of LiteRT, which checks the file
             print(f"notice: {compiled} is damaged and passed over", file=sys.stderr)
-    raise ValueError(f"a network must run in LiteRT; found {path}, whose compiled form does not: use another")
+    raise UserError(f"a network must run in LiteRT; found {path}, whose compiled form does not: use another")
 
 
 def _run(network, faces):

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from annotation import (
+from load_and_process import EMOTIONS
+from recognition.annotation import (
     ACCENTS,
     FRENCH,
     PALETTE,
@@ -15,8 +16,7 @@ from annotation import (
     text_size,
     write,
 )
-from face_tracking import Face
-from load_and_process import EMOTIONS
+from recognition.tracking import Face
 
 BLACK_FRAME = np.zeros((480, 640, 3), np.uint8)
 

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import drawn_faces
-import hosts
 import load_and_process
 from load_and_process import EMOTIONS, Dataset, Split
+from training import hosts
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "tiny_XCEPTION"
@@ -146,8 +146,8 @@ def test_faces_in_a_file_are_compared_like_those_in_memory(tmp_path, monkeypatch
 
 TALK = """
 import sys, time
-import hosts
-from load_and_process import exit_status
+from training import hosts
+from command_line import exit_status
 hosts.start_timeout, hosts.silence_timeout, hosts.heartbeat = float(sys.argv[3]), 3.0, 0.2
 
 def main(argv):
@@ -356,9 +356,9 @@ TRAIN = """
 import os, sys, time
 import keras
 keras.config.set_floatx("float64")
-import hosts
+from training import hosts
 import train_emotion_classifier as train
-from load_and_process import exit_status
+from command_line import exit_status
 hosts.start_timeout = 30.0
 train.choose_precision = lambda wanted, name: "float64"
 

@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from face_tracking import find_cascade
 
 import load_and_process as lp
 import real_time_emotion_recognition as live
 from drawn_faces import draw_face
-from face_tracking import find_cascade
 from load_and_process import EMOTIONS, SPLITS, Split, load_fer2013_data, preprocess_images, resize_face
 from models.classifier import EmotionClassifier
 
@@ -942,7 +942,7 @@ def test_crops_the_faces_of_photographs(tmp_path, capsys):
     frame = cv2.imread(str(source / "test" / "happy" / "astronaut.png"))
     boxes = live.build_detector(find_cascade(live.cascade), still=True)(frame)
     face = preprocess_images(load_fer2013_data(target)["PrivateTest"].faces)
-    np.testing.assert_array_equal(classifier.of_faces(face), classifier(frame, boxes[:1]))
+    np.testing.assert_array_equal(classifier.predict(face), classifier(frame, boxes[:1]))
 
 
 def test_what_crop_faces_refuses(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 if keras.backend.backend() != "tensorflow":
     pytest.skip("KERAS_BACKEND is another, and this module is for TensorFlow alone", allow_module_level=True)
 
-from models.on_tensorflow import FusedBatchNormalization, fuse_batch_normalization, read_ahead
+from training.on_tensorflow import FusedBatchNormalization, fuse_batch_normalization, read_ahead
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])

@@ -21,9 +21,10 @@ import Xlib.display
 from Xlib.protocol.event import ClientMessage
 
 import real_time_emotion_recognition as live
-import video_sources
+from command_line import exit_status
 from drawn_faces import DrawnFaceCapture, Identity
-from load_and_process import EMOTIONS, exit_status
+from load_and_process import EMOTIONS
+from recognition import sources
 
 SCRIPT = Path(live.__file__)
 MODEL = str(SCRIPT.parent / "models" / "mini_XCEPTION.hdf5")
@@ -59,7 +60,7 @@ def test_without_camera_and_display_the_drawn_face_is_recorded_and_named(monkeyp
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(live, "ROOT", tmp_path)
-    monkeypatch.setattr(video_sources, "Live", no_camera)
+    monkeypatch.setattr(sources, "Live", no_camera)
     assert run() == 0
     told = capfd.readouterr()
     assert "no camera found: showing a drawn face (a drawing, no person)" in told.err and "no display" in told.err
@@ -220,8 +221,8 @@ def test_ctrl_c_ends_quietly_and_keeps_what_was_recorded(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ camera
 def test_camera_that_delivers_nothing_is_one_line(monkeypatch, capfd, tmp_path):
     silent = SimpleNamespace(isOpened=lambda: True, get=lambda name: 0, read=lambda: (False, None), release=int)
-    opened = video_sources.Live
-    monkeypatch.setattr(video_sources, "Live", lambda source: opened(source, lambda source: silent, patience=0.2))
+    opened = sources.Live
+    monkeypatch.setattr(sources, "Live", lambda source: opened(source, lambda source: silent, patience=0.2))
     assert run("--source", 0, "--headless", "--csv", tmp_path / "a.csv", "--output", tmp_path / "a.mp4") == 2
     told = capfd.readouterr().err
     assert told.count("\n") == 1 and "camera 0 stopped delivering after 0 frames" in told
@@ -242,8 +243,8 @@ def camera_of(pictures):
 
 def connect(monkeypatch, camera, patience):
     """Make that camera the one that the script opens."""
-    opened = video_sources.Live
-    monkeypatch.setattr(video_sources, "Live", lambda source: opened(source, lambda source: camera, patience))
+    opened = sources.Live
+    monkeypatch.setattr(sources, "Live", lambda source: opened(source, lambda source: camera, patience))
 
 
 def test_camera_that_falls_silent_is_one_line_and_keeps_what_came(monkeypatch, capfd, tmp_path):
@@ -278,7 +279,7 @@ def screen(monkeypatch):
 
 
 def test_camera_that_is_silent_from_the_start_has_a_window_with_keys(monkeypatch, capfd, tmp_path, screen):
-    monkeypatch.setattr(video_sources, "SILENCE", 0.05)
+    monkeypatch.setattr(sources, "SILENCE", 0.05)
     monkeypatch.setattr(live, "ROOT", tmp_path)
     connect(monkeypatch, camera_of([]), patience=30)
     screen.keys[:] = ["h", "s", "r", "?", "q"]
@@ -292,7 +293,7 @@ def test_camera_that_is_silent_from_the_start_has_a_window_with_keys(monkeypatch
 
 
 def test_window_fits_the_first_picture_of_a_camera_that_was_silent(monkeypatch, tmp_path, screen):
-    monkeypatch.setattr(video_sources, "SILENCE", 0.05)
+    monkeypatch.setattr(sources, "SILENCE", 0.05)
     connect(monkeypatch, camera_of([None] * 20 + [np.full((720, 1280, 3), 99, np.uint8)] * 500), patience=30)
     screen.keys[:] = ["\xff"] * 60 + ["q"]
     assert run("--source", 0) == 0
@@ -533,8 +534,8 @@ def test_a_real_window_shows_the_faces_until_the_user_ends_it(display, ending, t
 
 def test_a_real_window_of_a_silent_camera_can_be_closed(display, tmp_path):
     silent = (
-        "import video_sources; from types import SimpleNamespace; "
-        "video_sources.Live.__init__.__defaults__ = (lambda source: SimpleNamespace(isOpened=lambda: True, "
+        "import sources; from types import SimpleNamespace; "
+        "sources.Live.__init__.__defaults__ = (lambda source: SimpleNamespace(isOpened=lambda: True, "
         "get=lambda name: 0, read=lambda: (False, None), release=int), 30.0)"
     )
     files = ["--output", tmp_path / "a.mp4", "--csv", tmp_path / "a.csv"]

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-import recording
-from face_tracking import Face
 from load_and_process import EMOTIONS
-from recording import Records, Summary, Taken, draw_timeline, timeline_recorder, video_recorder
-from video_sources import Frame
+from recognition import recording
+from recognition.recording import Records, Summary, Taken, draw_timeline, timeline_recorder, video_recorder
+from recognition.sources import Frame
+from recognition.tracking import Face
 
 
 def frame(number, time_s):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from command_line import UserError
 from load_and_process import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -74,7 +75,7 @@ def expand_sources(sources):
         videos = [child for child in inside if child.suffix.lower() in VIDEO_SUFFIXES]
         if not stills + videos:
             endings = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-            raise ValueError(f"a folder as source holds images or videos ({endings}); {path} has none")
+            raise UserError(f"a folder as source holds images or videos ({endings}); {path} has none")
         expanded += videos
         if stills:
             expanded.append(path if len(stills) > 1 or not videos else stills[0])
@@ -84,7 +85,7 @@ def expand_sources(sources):
 def check_exists(text):
     """FileNotFoundError where a source is named that is no camera, stream or drawn face, and no path either."""
     if not (text.isdecimal() or "://" in text or text == "drawn" or Path(text).exists()):
-        raise FileNotFoundError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {text}")
+        raise UserError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {text}")
 
 
 def read_files(source):
@@ -128,7 +129,7 @@ def open_source(source, endless=True):
             source = "drawn"
     text = str(source)
     if not text:
-        raise ValueError("a source is a camera number, a file, a folder, a URL or drawn; found an empty name")
+        raise UserError("a source is a camera number, a file, a folder, a URL or drawn; found an empty name")
     if text == "drawn":
         from drawn_faces import DrawnFaceCapture
 
@@ -145,7 +146,7 @@ def open_source(source, endless=True):
         stills = sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)
         return Stills(stills, folder=True, name=path.resolve().name)
     if not path.stat().st_size:
-        raise ValueError(f"{path} is empty: copy or download it again")
+        raise UserError(f"{path} is empty: copy or download it again")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return Stills([path], shown_s=math.inf if endless else LONE_IMAGE)
     return Video(cv2.VideoCapture(text), path.stem, path)
@@ -213,7 +214,7 @@ class Live(_Source):
                 else "check that it is connected, that no other program uses it and that this one may (system "
                 "settings, privacy, camera); other cameras have other numbers"
             )
-            raise ValueError(f"{self.label} can't be opened: {advice}")
+            raise UserError(f"{self.label} can't be opened: {advice}")
         self.fps = _frame_rate(self.capture, self.fps)
         self._fresh, self._newest, self._running = threading.Condition(), None, True
         self._thread = None
@@ -282,7 +283,7 @@ class Video(_Source):
         opened, self._first = capture.read() if capture.isOpened() else (False, None)
         if not opened:
             capture.release()
-            raise ValueError(f"{path or name} is not a video that can be read: it is damaged, or of an unknown kind")
+            raise UserError(f"{path or name} is not a video that can be read: it is damaged, or of an unknown kind")
         self.fps = _frame_rate(capture, 25.0)
         self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self._started = None
@@ -338,14 +339,14 @@ class Stills(_Source):
             if image is None:
                 fault = f"{path} is not an image that can be read: it is missing, damaged, or of an unknown kind"
                 if not self.folder:
-                    raise ValueError(fault)
+                    raise UserError(fault)
                 self.broken += 1
                 print(fault, file=sys.stderr)
                 continue
             yield Frame(number, float(number), image, path.name)
             number += 1
         if not number:
-            raise ValueError(f"none of the {len(self.paths)} images, {self.paths[0]} and so on, can be read")
+            raise UserError(f"none of the {len(self.paths)} images, {self.paths[0]} and so on, can be read")
 
     def due(self, frame):
         return time.monotonic() + self.shown_s

@@ -28,7 +28,8 @@ import time
 import zlib
 from typing import NamedTuple
 
-from load_and_process import MISTAKES, read_faces
+from command_line import UserError
+from load_and_process import read_faces
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -85,9 +86,7 @@ def find_place(hosts=None, index=None, environment=os.environ):
         tasks = _whole(environment, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS")
         if not in_step or (tasks or 1) < 2:
             if index is not None:
-                raise ValueError(
-                    f"--host-index says which of --hosts this is; found {index} without --hosts: pass both"
-                )
+                raise UserError(f"--host-index says which of --hosts this is; found {index} without --hosts: pass both")
             return Place()
         names, port = _slurm_hosts(environment, tasks)
     if len(names) == 1 and not index:
@@ -95,11 +94,11 @@ def find_place(hosts=None, index=None, environment=os.environ):
     for name in ("JOB_COMPLETION_INDEX", "SLURM_PROCID"):
         index = _whole(environment, name) if index is None else index
     if index is None:
-        raise ValueError(
+        raise UserError(
             f"with --hosts, --host-index must say which of them this is, 0 to {len(names) - 1}; found none: pass it"
         )
     if not 0 <= index < len(names):
-        raise ValueError(
+        raise UserError(
             f"--host-index must be 0 to {len(names) - 1}, a place in the list of {len(names)} hosts; found {index}: "
             "correct it, or the list"
         )
@@ -116,11 +115,11 @@ def parse_hosts(text):
     for entry in (entry.strip() for entry in text.split(",")):
         found = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:\[\]]+)(?::(\d{1,5}))?", entry)
         if not found or (found[2] and not 1 <= int(found[2]) <= 65535):
-            raise ValueError(f"hosts are host0:port,host1,... with ports from 1 to 65535; found {entry!r}: correct it")
+            raise UserError(f"hosts are host0:port,host1,... with ports from 1 to 65535; found {entry!r}: correct it")
         names.append(found[1].strip("[]"))
         ports.append(int(found[2] or 0))
     if not ports[0]:
-        raise ValueError(
+        raise UserError(
             f"the first of the hosts needs a port for the others to reach it at; found {names[0]!r}: write "
             f"{names[0]}:12345"
         )
@@ -142,7 +141,7 @@ def expand_nodes(text):
             for span in ranges.split(","):
                 found = re.fullmatch(r"(\d+)(?:-(\d+))?", span)
                 if not found:
-                    raise ValueError(
+                    raise UserError(
                         f"a list of Slurm's nodes is like node[01-04,07],gpu3; found {text!r}: pass --hosts"
                     )
                 first, last = found[1], found[2] or found[1]
@@ -150,7 +149,7 @@ def expand_nodes(text):
             expanded = [name + number + after for name in expanded for number in numbers]
         names += expanded
     if not names or text.count("[") != text.count("]") or any(re.search(r"[\[\]\s]", name) for name in names):
-        raise ValueError(f"a list of Slurm's nodes is like node[01-04,07],gpu3; found {text!r}: pass --hosts")
+        raise UserError(f"a list of Slurm's nodes is like node[01-04,07],gpu3; found {text!r}: pass --hosts")
     return names
 
 
@@ -159,7 +158,7 @@ def _slurm_hosts(environment, tasks):
     listed = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
     job = _whole(environment, "SLURM_JOB_ID")
     if not listed or job is None:
-        raise ValueError(
+        raise UserError(
             "a Slurm step names its nodes and its job (SLURM_STEP_NODELIST, SLURM_JOB_ID); found neither or one: pass "
             "--hosts"
         )
@@ -174,7 +173,7 @@ def _whole(environment, name):
     if text is None:
         return None
     if not text.isdecimal():
-        raise ValueError(f"{name} must be a whole number; found {text!r}: correct it, or unset it")
+        raise UserError(f"{name} must be a whole number; found {text!r}: correct it, or unset it")
     return int(text)
 
 
@@ -470,7 +469,7 @@ class Job:
         if isinstance(error, KeyboardInterrupt):
             line, self._status = f"stopped at {who}; start all of them again{self._resume()}", 130
         else:
-            self._status = 2 if isinstance(error, MISTAKES) else 1
+            self._status = 2 if isinstance(error, UserError) else 1
             own = isinstance(error, (ValueError, OSError))
             text = _line(error) if own else f"{type(error).__name__}: {_line(error)}"
             line = (

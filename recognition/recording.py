@@ -17,9 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from annotation import PALETTE, draw_explanation, stack_explanations
-from load_and_process import IMAGE_SUFFIXES, replacing
+from command_line import UserError, replacing
+from load_and_process import IMAGE_SUFFIXES
 from models.classifier import cut_out
+from recognition.annotation import PALETTE, draw_explanation, stack_explanations
 
 VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
@@ -95,17 +96,17 @@ def open_recorder(path, frames):
 def checked_ending(path, endings, flag, kind):
     """The path, if it has one of the endings."""
     if path.suffix.lower() not in endings:
-        raise ValueError(f"{kind} is written as {', '.join(endings)}; found --{flag} {path}")
+        raise UserError(f"{kind} is written as {', '.join(endings)}; found --{flag} {path}")
     return path
 
 
 def folder_for(path, frames, flag):
     """The path, if it can be the folder for a folder of images."""
     if names_a_file(path):
-        raise ValueError(f"a folder of images is written to a folder, a name without an ending; found --{flag} {path}")
+        raise UserError(f"a folder of images is written to a folder, a name without an ending; found --{flag} {path}")
     twice = [name for name, count in Counter(path.name for path in frames.paths).items() if count > 1]
     if twice:
-        raise ValueError(f"images that are written keep their names, and two are called {twice[0]}: rename one")
+        raise UserError(f"images that are written keep their names, and two are called {twice[0]}: rename one")
     return path
 
 
@@ -206,7 +207,7 @@ def timeline_recorder(path, emotions):
         ValueError: matplotlib, which draws it, is not installed.
     """
     if not importlib.util.find_spec("matplotlib"):
-        raise ValueError("--timeline needs matplotlib: pip install matplotlib")
+        raise UserError("--timeline needs matplotlib: pip install matplotlib")
     with replacing(path) as partial:
         past = defaultdict(list)
 
@@ -279,7 +280,7 @@ class Taken:
         """Take the paths of {flag without --: path or None}; ValueError where one is taken."""
         for flag, path in targets.items():
             if path and path in self:
-                raise ValueError(f"--{flag} would overwrite {path}, {self._why[self._key(path)]}; give another name")
+                raise UserError(f"--{flag} would overwrite {path}, {self._why[self._key(path)]}; give another name")
             if path:
                 self._why[self._key(path)] = f"which --{flag} writes"
 

@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import benchmark
 import numpy as np
 import pytest
-
-import benchmark
 from benchmark import Figure
+
 from load_and_process import exit_status, load_fer2013_data
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Tests of video_sources: what each kind of source gives, and what happens when it stops."""
+"""Tests of sources: what each kind of source gives, and what happens when it stops."""
 
 import time
 
@@ -6,8 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-import video_sources
-from video_sources import Live, SourceLost, Stills, Video, as_bgr, expand_sources, open_source, open_stream, read_files
+from recognition import sources
+from recognition.sources import (
+    Live,
+    SourceLost,
+    Stills,
+    Video,
+    as_bgr,
+    expand_sources,
+    open_source,
+    open_stream,
+    read_files,
+)
 
 
 class FakeCamera:
@@ -51,8 +61,8 @@ def test_camera_gives_its_newest_frame_then_says_that_it_stopped():
 
 
 def test_a_camera_that_drops_out_is_opened_again_and_says_so_meanwhile(monkeypatch):
-    monkeypatch.setattr(video_sources, "SILENCE", 0.05)
-    monkeypatch.setattr(video_sources, "RETRY", 0.1)
+    monkeypatch.setattr(sources, "SILENCE", 0.05)
+    monkeypatch.setattr(sources, "RETRY", 0.1)
     first, second, notes, numbers = FakeCamera(3), FakeCamera(3), [], []
     with (
         pytest.raises(SourceLost, match="after [3-6] frames"),

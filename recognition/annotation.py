@@ -10,7 +10,7 @@ from collections import deque
 import cv2
 import numpy as np
 
-from face_tracking import shared_area
+from recognition.tracking import shared_area
 
 FRENCH = {
     "angry": "colère",

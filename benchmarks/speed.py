@@ -34,16 +34,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from load_and_process import (
-    CSV_SUFFIXES,
-    SPLITS,
-    Parser,
-    exit_status,
-    find_source,
-    load_fer2013_data,
-    replacing,
-    within,
-)
+from command_line import Parser, UserError, exit_status, replacing
+from load_and_process import CSV_SUFFIXES, SPLITS, find_source, load_fer2013_data
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -61,7 +53,7 @@ training_images = 5_000        # generated ones in a folder; four times as many 
 # fmt: on
 # ------------------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "mini_XCEPTION.hdf5"
 CLIP_FPS, CAMERA_FPS = 25, 30
 PACKAGES = ("numpy", "opencv-python", "tensorflow", "keras", "ai-edge-litert", "pandas")
@@ -92,13 +84,6 @@ def parse_args(argv: Sequence[str] | None = None):
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures for machines")
     add("--quick", action="store_true", default=quick, help="once, on clips of a second: to see that it works")
     args = parser.parse_args(argv)
-    parser.check_settings(
-        globals(),
-        repetitions=within(int, 1),
-        clip_s=within(int, 1),
-        csv_rows=within(int, 1),
-        training_images=within(int, 100),
-    )
     args.repetitions, args.clip_s = (1, 1) if args.quick else (repetitions, clip_s)
     return args
 
@@ -109,9 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dataset is not None:
         args.dataset = find_source(args.dataset).resolve()
         if not args.dataset.name.lower().endswith(CSV_SUFFIXES):
-            raise ValueError(f"--dataset names FER2013's CSV here; found {args.dataset}: name the file")
+            raise UserError(f"--dataset names FER2013's CSV here; found {args.dataset}: name the file")
     if set(sections) - {"csv", "delay"} and not util.find_spec("tensorflow"):
-        raise ValueError("the plain ways need TensorFlow; found none: pip install -r requirements.txt")
+        raise UserError("the plain ways need TensorFlow; found none: pip install -r requirements.txt")
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(replacing(args.json)) if args.json else None  # now, not after minutes
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="benchmark-"))).resolve()
@@ -289,7 +274,7 @@ def measure_stream(folder: Path, args) -> list[Figure]:
 def measure_hosts(folder: Path, args) -> list[Figure]:
     """Training on two hosts: two processes of this machine, over its loopback."""
     if not util.find_spec("jax"):
-        raise ValueError('several hosts train on JAX; found none: pip install "jax>=0.8,<1"')
+        raise UserError('several hosts train on JAX; found none: pip install "jax>=0.8,<1"')
     from models.cnn import NETWORKS
 
     images = write_images(folder / "images_of_hosts", 500 if args.quick else training_images // 4)

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-import face_tracking
 from drawn_faces import Identity, backdrop, draw_face, face_box
-from face_tracking import FaceDetector, FaceTracker, Smoother, TrackedFace, find_cascade, still_faces
+from recognition import detection
+from recognition.detection import FaceDetector, find_cascade
+from recognition.tracking import FaceTracker, Smoother, TrackedFace, still_faces
 
 CASCADE = "haarcascade_frontalface_default.xml"
 SIZE, FPS = (640, 480), 25
@@ -50,7 +51,7 @@ def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(detect, drawn_frame)
 def test_own_cascade_in_its_folder_comes_first(monkeypatch, tmp_path):
     own = tmp_path / "haarcascade_files" / CASCADE
     own.parent.mkdir()
-    monkeypatch.setattr(face_tracking, "CASCADES", tmp_path / "haarcascade_files")
+    monkeypatch.setattr(detection, "CASCADES", tmp_path / "haarcascade_files")
     assert find_cascade(CASCADE) == Path(cv2.data.haarcascades) / CASCADE
     own.write_text("mine")
     assert find_cascade(CASCADE) == own
