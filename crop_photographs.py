@@ -7,7 +7,7 @@ import cv2
 
 from command_line import Parser, UserError, exit_status, replacing_folder
 from load_and_process import _decode, _list_images, find_source
-from models.classifier import cut_out
+from models.classifier import crop_box
 from recognition.detection import FaceDetector, find_cascade
 
 cascade = "haarcascade_frontalface_default.xml"
@@ -48,7 +48,7 @@ def crop_dataset(folder: Path, target: Path) -> str:
             several += len(boxes) > 1
             place = partial / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.with_name(f"{path.name}.png").write_bytes(cv2.imencode(".png", cut_out(photograph, boxes[0]))[1])
+            place.with_name(f"{path.name}.png").write_bytes(cv2.imencode(".png", crop_box(photograph, boxes[0]))[1])
         if len(missed) == len(images):
             raise UserError(f"{source}: photographs must show a face; found none in any of {len(images):,}")
         (partial / "not_found.txt").write_text("".join(f"{line}\n" for line in missed), encoding="utf-8")

@@ -29,11 +29,11 @@ def crop_faces(image, boxes, image_size):
     """
     faces = np.empty((len(boxes), *image_size, 1), np.uint8)
     for face, box in zip(faces, boxes, strict=True):
-        face[:] = resize_face(cut_out(image, box), image_size)
+        face[:] = resize_face(crop_box(image, box), image_size)
     return faces
 
 
-def cut_out(image, box):
+def crop_box(image, box):
     """The part of an image (h, w, ...) in a box x, y, width, height; what lies outside the image is left away."""
     x, y, w, h = np.maximum(box, 0)
     return image[y : y + h, x : x + w]

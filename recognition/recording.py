@@ -19,7 +19,7 @@ import numpy as np
 
 from command_line import UserError, replacing
 from load_and_process import IMAGE_SUFFIXES
-from models.classifier import cut_out
+from models.classifier import crop_box
 from recognition.annotation import PALETTE, draw_explanation, stack_explanations
 
 VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
@@ -184,7 +184,7 @@ def explanation_recorder(path, classify, labels, folder=False):
         if faces:
             heat = heat_maps(classify, frame, faces)
             rows = [
-                draw_explanation(cut_out(frame.image, face.box), each, face.probabilities, labels)
+                draw_explanation(crop_box(frame.image, face.box), each, face.probabilities, labels)
                 for face, each in zip(faces, heat, strict=True)
             ]
             write_image(path / frame.name if folder else path, stack_explanations(rows))
