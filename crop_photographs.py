@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 
 from command_line import Parser, UserError, exit_status, replacing_folder
-from load_and_process import _decode, _list_images, find_source
+from load_and_process import decode_image, find_source, list_images
 from models.classifier import crop_box
 from recognition.detection import FaceDetector, find_cascade
 
@@ -35,12 +35,12 @@ def crop_dataset(folder: Path, target: Path) -> str:
         raise UserError(f"--crop-faces cuts faces out of a folder's photographs; found {source}, whose are cut already")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"--crop-faces must name a new folder; found something at {target}: name another")
-    images, _ = _list_images(source)
+    images, _ = list_images(source)
     detect = FaceDetector(find_cascade(cascade), 960, 1.2, 5, 0.1)
     several, missed = 0, []
     with replacing_folder(target) as partial:
         for _, _, path in tqdm(images, desc="photographs", leave=False, disable=None):
-            photograph = _decode(path)
+            photograph = decode_image(path)
             boxes = [] if photograph is None else detect(photograph)
             if not len(boxes):
                 missed.append(f"{path}: {'it is no image' if photograph is None else 'no face found'}")

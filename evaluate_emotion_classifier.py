@@ -31,13 +31,12 @@ from command_line import Parser, UserError, exit_status, number_in_range, quiet_
 from load_and_process import (
     EMOTIONS,
     SPLIT_FOLDERS,
+    canonical_name,
     dataset,
     find_duplicates,
+    join_votes,
     load_fer2013_data,
     preprocess_images,
-    read_faces,
-    spelled,
-    with_votes,
 )
 from models.checkpoint import load_checkpoint, read_header
 
@@ -106,7 +105,7 @@ def parse_args(argv=None):
     add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder, or drawn (default: %(default)s)")
     add(
         "--split",
-        type=lambda name: spelled(name, SPLIT_FOLDERS) or name,
+        type=lambda name: canonical_name(name, SPLIT_FOLDERS) or name,
         default=split,
         help="PublicTest or validation, PrivateTest or test (default: %(default)s)",
     )
@@ -201,7 +200,7 @@ def read_split(dataset, split, size, votes=None):
     """
     data = load_fer2013_data(dataset, size)
     if votes:
-        data, _ = with_votes(data, votes, relabel=True)
+        data, _ = join_votes(data, votes, relabel=True)
     if split not in data:
         has = " or ".join(f"{name} ({SPLIT_FOLDERS[name][0]})" for name in data)
         raise UserError(f"--split must be one that {dataset} has, {has}; found {split}: choose another")
@@ -262,7 +261,7 @@ def ask(path, network, emotions, faces, flip=False):
 
     def probabilities(step):
         given = [
-            model.predict_on_batch(preprocess_images(read_faces(faces.images, slice(i, i + batch_size))[:, :, ::step]))
+            model.predict_on_batch(preprocess_images(faces.images[i : i + batch_size, :, ::step]))
             for i in range(0, len(faces.images), batch_size)
         ]
         given = np.concatenate(given)[:, columns]
@@ -403,7 +402,7 @@ def measure_heat_maps(answers, count):
     classify = EmotionClassifier([answers.path])
     chosen = np.sort(np.random.default_rng(0).permutation(len(answers.faces.images))[:count])
     given, lost = [], {"hottest": [], "elsewhere": [], "middle": []}
-    for face in read_faces(answers.faces.images, chosen):
+    for face in answers.faces.images[chosen]:
         image = cv2.cvtColor(face, cv2.COLOR_GRAY2BGR)
         height, width = face.shape[:2]
         box = np.array([[0, 0, width, height]])

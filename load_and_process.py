@@ -11,7 +11,6 @@ learning contests", https://arxiv.org/abs/1307.0414. fer2013/README.md says how 
 
 import argparse
 import contextlib
-import errno
 import gzip
 import hashlib
 import json
@@ -47,8 +46,17 @@ image_size = (48, 48)  # height, width of a face in pixels
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER2013's labels 0 to 6
 SPLITS = ("Training", "PublicTest", "PrivateTest")
-VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-VOTED = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")  # the first eight, as labels
+VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+VOTE_LABELS = (
+    "neutral",
+    "happy",
+    "surprise",
+    "sad",
+    "angry",
+    "disgust",
+    "fear",
+    "contempt",
+)  # the first eight, as labels
 
 EMOTION_FOLDERS = {
     "angry": ("angry", "anger"),
@@ -141,7 +149,7 @@ def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int,
         return Dataset({split: Split(*draw) for split, draw in draw_dataset(image_size=image_size, seed=0).items()})
 
     source = find_source(dataset_path)
-    images, emotions = _list_images(source) if source.is_dir() else ([], EMOTIONS)
+    images, emotions = list_images(source) if source.is_dir() else ([], EMOTIONS)
     caches, key = _cache_places(source), _cache_key(source, images, image_size)
     cache, arrays = next(((cache, found) for cache in caches if (found := _read_cache(cache, key))), (None, None))
     if arrays is not None and (missing := len(images) - len(arrays[0])) > 0:
@@ -200,7 +208,7 @@ def _data_in(folder: Path) -> Path | None:
     for name in CSV_NAMES:
         if (folder / name).is_file():
             return folder / name
-    return folder if any(spelled(child.name, SPLIT_FOLDERS) for child in _subfolders(folder)) else None
+    return folder if any(canonical_name(child.name, SPLIT_FOLDERS) for child in _subfolders(folder)) else None
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -209,7 +217,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return [path for path in folders if not path.name.startswith((".", "__"))]
 
 
-def spelled(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
+def canonical_name(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
     """Return the key of `spellings` (EMOTION_FOLDERS or SPLIT_FOLDERS) that `name` is a spelling of, or None."""
     return next((key for key, names in spellings.items() if name.lower() in names), None)
 
@@ -359,16 +367,16 @@ def _pixel_fault(path: Path, lines: Sequence[int], rows: Sequence[bytes], side: 
 # Folders of images
 
 
-def _list_images(folder: Path) -> tuple[list[tuple[int, int, Path]], tuple[str, ...]]:
+def list_images(folder: Path) -> tuple[list[tuple[int, int, Path]], tuple[str, ...]]:
     """Return (index of SPLITS, emotion, path) of every image in `folder`, by split, and the emotions."""
     found: list[tuple[int, str, Path]] = []
     own: dict[str, Path] = {}  # emotions that FER2013 does not know
     for split_folder in _subfolders(folder):
-        split = spelled(split_folder.name, SPLIT_FOLDERS)
+        split = canonical_name(split_folder.name, SPLIT_FOLDERS)
         names: dict[str, Path] = {}
         for emotion_folder in _subfolders(split_folder) if split else ():
             name = emotion_folder.name.casefold()
-            emotion = spelled(name, EMOTION_FOLDERS)
+            emotion = canonical_name(name, EMOTION_FOLDERS)
             for known in (names, *([] if emotion else [own])):
                 other = known.setdefault(name, emotion_folder)
                 if other != emotion_folder and (known is names or other.name != emotion_folder.name):
@@ -424,11 +432,11 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
 
 def _read_image(path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
     """Return an image file as a face, or None where it can't be read."""
-    image = _decode(path)
+    image = decode_image(path)
     return None if image is None else resize_face(image, image_size)
 
 
-def _decode(path: Path) -> np.ndarray | None:
+def decode_image(path: Path) -> np.ndarray | None:
     """Return an image file as uint8 (h, w, 3), BGR, or None where it can't be read."""
     try:
         # Colour is 8 bits and upright whatever the file has, and then turns grey as a camera's frame does.
@@ -504,7 +512,7 @@ def _read_cache(cache: Path, key: str) -> Arrays | None:
         if faces.size <= IN_MEMORY:
             with file:
                 return splits, emotions, np.array(faces)
-        faces.file = file  # for read_faces: by its name, another file might be found one day
+        file.close()
         return splits, emotions, faces
     except Exception:  # a damaged file can fail in any way, and the source still has everything
         return None
@@ -530,26 +538,6 @@ def _write_cache(cache: Path, key: str, shape: tuple[int, ...], parts: Iterable[
         ):
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array)
-
-
-def read_faces(faces: np.ndarray, chosen: np.ndarray | slice) -> np.ndarray:
-    """Return `faces[chosen]`, in memory; what lies in a file is read from there, for what is mapped stays in memory.
-
-    Args:
-        faces: uint8 (n, height, width, 1), as `load_fer2013_data` returns them.
-        chosen: int (m,), or a slice.
-    """
-    whole = faces.base if isinstance(faces.base, np.memmap) else faces
-    file = getattr(whole, "file", None)
-    if file is None or not hasattr(os, "preadv"):  # Windows has none
-        return np.array(faces[chosen])
-    rows = range(*chosen.indices(len(faces))) if isinstance(chosen, slice) else chosen
-    first = whole.offset + faces.ctypes.data - whole.ctypes.data
-    found = np.empty((len(rows), *faces.shape[1:]), np.uint8)
-    for face, row in zip(found, rows, strict=True):
-        if os.preadv(file.fileno(), [face], first + int(row) * face.nbytes) != face.nbytes:
-            raise OSError(errno.EIO, "the cache ended early; it must not be changed while it is used", file.name)
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -622,10 +610,10 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
     """Load FER+'s votes: what ten people each said of FER2013's images, row for row as in fer2013.csv.
 
     Args:
-        path: fer2013new.csv: a column Usage, and one for each of VOTES.
+        path: fer2013new.csv: a column Usage, and one for each of VOTE_COLUMNS.
 
     Returns:
-        For each split of FER2013, votes float32 (n, 10): shares of each of VOTES ("NF": no face), rows summing to 1.
+        For each split of FER2013, votes float32 (n, 10): a share for each of VOTE_COLUMNS ("NF": no face).
 
     Raises:
         FileNotFoundError: There is no such file; the message says where it comes from.
@@ -642,19 +630,21 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
         table = pd.read_csv(path)
     except ValueError as error:  # pandas' own, of text in a wrong encoding too
         raise UserError(f"{path}: votes must be a CSV; found {str(error).splitlines()[0]}: get it again") from error
-    if missing := [name for name in ("Usage", *VOTES) if name not in table]:
-        raise UserError(f"{path}: the columns must be Usage, {', '.join(VOTES)}; found none for {', '.join(missing)}")
-    counts = table[list(VOTES)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
+    if missing := [name for name in ("Usage", *VOTE_COLUMNS) if name not in table]:
+        raise UserError(
+            f"{path}: the columns must be Usage, {', '.join(VOTE_COLUMNS)}; found none for {', '.join(missing)}"
+        )
+    counts = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
     total = counts.sum(axis=1, keepdims=True)
     wrong = ~table["Usage"].isin(SPLITS).to_numpy() | ~((counts >= 0).all(axis=1) & (total[:, 0] > 0))
     if wrong.any():
         row = int(wrong.argmax())
-        found = ",".join(str(table[name][row]) for name in ("Usage", *VOTES))
+        found = ",".join(str(table[name][row]) for name in ("Usage", *VOTE_COLUMNS))
         raise _row_error(path, row + 2, f"a row must name a split ({', '.join(SPLITS)}) and count votes", found)
     return {split: (counts / total)[(table["Usage"] == split).to_numpy()] for split in SPLITS}
 
 
-def with_votes(
+def join_votes(
     data: Dataset, path: str | Path, relabel: bool = False, drop_no_face: bool = False
 ) -> tuple[Dataset, dict[str, np.ndarray]]:
     """Put FER2013 and FER+'s votes together, row for row.
@@ -674,7 +664,7 @@ def with_votes(
     """
     votes = load_votes(path)
     emotions = (*EMOTIONS, "contempt") if relabel else data.emotions
-    number = np.array([(*EMOTIONS, "contempt").index(label) for label in VOTED] + [-1, -1])
+    number = np.array([(*EMOTIONS, "contempt").index(label) for label in VOTE_LABELS] + [-1, -1])
     splits = {}
     for name, (faces, labels) in data.items():
         cast = votes[name]
@@ -690,7 +680,13 @@ def with_votes(
                 f"{path}: the votes must be on the same images, row for row; found that {agreed:.0%} of {name}'s "
                 "labels are the most voted: use FER2013's CSV in its official order, or leave --votes out"
             )
-        kept = most < len(VOTED) if relabel else most != VOTES.index("NF") if drop_no_face else np.full(len(most), True)
+        kept = (
+            most < len(VOTE_LABELS)
+            if relabel
+            else most != VOTE_COLUMNS.index("NF")
+            if drop_no_face
+            else np.full(len(most), True)
+        )
         if not kept.all():
             faces, labels, most, votes[name] = faces[kept], labels[kept], most[kept], cast[kept]
         splits[name] = Split(faces, number[most] if relabel else labels)
@@ -744,7 +740,7 @@ def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.n
 def _digests(faces: np.ndarray) -> Iterator[bytes]:
     """Yield what stands for each face's bytes in 16 of them."""
     for start in range(0, len(faces), 1024):
-        for face in read_faces(faces, slice(start, start + 1024)):
+        for face in np.ascontiguousarray(faces[start : start + 1024]):
             yield hashlib.blake2b(face, digest_size=16).digest()
 
 

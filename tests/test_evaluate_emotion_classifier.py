@@ -17,7 +17,7 @@ import evaluate_emotion_classifier as evaluation
 import load_and_process
 from drawn_faces import draw_dataset
 from evaluate_emotion_classifier import Answers, Faces
-from load_and_process import EMOTIONS, VOTES, exit_status, load_fer2013_data, resize_face
+from load_and_process import EMOTIONS, VOTE_COLUMNS, exit_status, load_fer2013_data, resize_face
 from models.checkpoint import save_checkpoint
 
 SCRIPT = Path(evaluation.__file__)
@@ -376,9 +376,9 @@ def test_fer_plus_labels(networks, tmp_path):
     numbers = [EMOTIONS.index(row) if row in EMOTIONS else 3 for row in rows]
     text = [f"{number},{line},PublicTest" for number, line in zip(numbers, pixels, strict=True)]
     (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *text]))
-    votes = [[9 if name == cast.get(row, row) else 0 for name in VOTES] for row in rows]
+    votes = [[9 if name == cast.get(row, row) else 0 for name in VOTE_COLUMNS] for row in rows]
     lines = [",".join(["PublicTest", "", *map(str, row)]) for row in votes]
-    (tmp_path / "new.csv").write_text("\n".join([f"Usage,Image name,{','.join(VOTES)}", *lines]))
+    (tmp_path / "new.csv").write_text("\n".join([f"Usage,Image name,{','.join(VOTE_COLUMNS)}", *lines]))
     arguments = ("--dataset", tmp_path / "fer2013.csv", "--votes", tmp_path / "new.csv", "--output-dir", tmp_path)
     assert run(networks["three"], *arguments, "--json", tmp_path / "figures.json") == 0
     (result,) = json.loads((tmp_path / "figures.json").read_text())["models"]
