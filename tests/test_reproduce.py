@@ -289,7 +289,8 @@ def test_a_signal_ends_the_training_too(number, tmp_path):
     program += "signal.signal(signal.SIGTERM, signal.default_int_handler); print('begun', flush=True)\n"
     program += "try: time.sleep(60)\nexcept KeyboardInterrupt: print('ended', flush=True); sys.exit(130)"
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += f"sys.path.insert(0, {str(SCRIPT.parent)!r}); from reproduce import run; sys.exit(run([sys.executable, '-c', {program!r}]))"
+    code += f"sys.path.insert(0, {str(SCRIPT.parent)!r})\nfrom reproduce import run\n"
+    code += f"sys.exit(run([sys.executable, '-c', {program!r}]))"
     started = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
