@@ -6,44 +6,38 @@
     python real_time_emotion_recognition.py --source photos/ one.mp4 two.mp4 --headless --output annotated/
     python real_time_emotion_recognition.py --model mine.hdf5 models/simple_CNN.hdf5        # averaged
 
-In the window, ? shows the keys; q, Esc or closing it ends the program.  Images never leave the machine.  Nothing is
-stored unless asked for (--output, --csv, --timeline, --explain, or the keys s and r), or, where there is neither a
-display nor --headless, in output/, which it says.
+In the window, ? shows the keys; q, Esc or the close button ends the program.  Images never leave the machine.  Files
+are written only where you ask for them: --output, --csv, --timeline, --explain, or the keys s and r.  Without a display
+and without --headless, the program writes to output/, and says so.
 """
 
 import argparse
 import contextlib
-import itertools
+import math
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from command_line import Parser, UserError, exit_status, number_in_range
-from load_and_process import IMAGE_SUFFIXES
 from models.classifier import EmotionClassifier
 from recognition.annotation import LANGUAGES, Annotator
 from recognition.detection import FaceDetector, find_cascade
 from recognition.recording import (
-    FIGURE_SUFFIXES,
+    OutputFiles,
     Records,
+    ReservedPaths,
     Summary,
-    Taken,
-    checked_ending,
-    csv_recorder,
-    explanation_recorder,
-    folder_for,
-    heat_maps,
-    names_a_file,
-    open_recorder,
-    timeline_recorder,
+    check_folders,
+    name_in_folders,
+    open_recorders,
 )
-from recognition.sources import Frame, SourceLost, expand_sources, open_source, read_files
-from recognition.tracking import FaceTracker, Smoother, still_faces
-from recognition.window import Window, has_display
+from recognition.sources import Frame, Source, SourceLost, expand_sources, open_source, read_files
+from recognition.tracking import FaceTracker, Smoother, Track, detect_in_stills
+from recognition.window import View, Window, open_window
 
 # ------------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -51,82 +45,107 @@ from recognition.window import Window, has_display
 
 source = []                    # camera numbers, videos, images, folders, stream URLs or "drawn"; none: camera 0
 model = [Path(__file__).resolve().parent / "models" / "simple_CNN.hdf5"]  # one checkpoint, or several to average
-cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
-# what is written; with several sources, folders
+# the files that are written; with several sources, folders
 output = None                  # annotated .mp4, .avi or .mkv (image: .png or .jpg; folder of images: a folder)
 csv = None                     # a row per face per frame
 timeline = None                # .png, .jpg, .pdf or .svg: the emotions of each face over time
 explain = None                 # of images, .png: each face, where the network looked, and its probabilities
-# the window
-headless = False               # open none
+# the window and the pictures
+headless = False               # open no window
 language = "en"                # of the labels in pictures: en, fr
 heatmap = False                # show where the network looked
 mirror = False                 # show the picture as a mirror does
+# naming emotions
+flip = False                   # average in each face's mirror image: a little more accurate, for twice the time
+smoothing = 0.25               # time constant in seconds of each face's average over time; 0: no average
+uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never; over 1: always
 # finding faces
+cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
 detection_side = 240           # pixels; the shorter side of larger frames is reduced to this to look for faces
 still_detection_side = 960     # the same for images, where there is time to look for small faces
-scale_factor = 1.2             # step between the sizes looked for
+scale_factor = 1.2             # step between the face sizes looked for
 min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
 smallest_face = 0.1            # side of the smallest face, share of the frame's shorter side
-# naming emotions
-flip = False                   # average in each face's mirror image: a little surer, for twice the time
-smoothing = 0.25               # time constant in seconds of each face's average over time; 0: none
-uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never; over 1: always
 # fmt: on
 # ------------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parent
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the settings above are the defaults."""
     parser = Parser(description="Name the emotion of every face, live.")
-    add = parser.add_argument
-    kinds = "camera number, video, image, folder, stream URL or drawn; several are worked through (default: camera 0)"
+
+    add = parser.add_argument_group("input").add_argument
+    kinds = "camera number, video, image, folder, stream URL or drawn; several, one after the other (default: camera 0)"
     add("--source", nargs="+", default=source, metavar="SOURCE", help=kinds)
     add("--model", type=Path, nargs="+", default=model, metavar="MODEL.hdf5", help="checkpoint; several are averaged")
-    add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
-    add("--output", type=Path, default=output, metavar="FILE", help="write the annotated video, image or folder")
-    add("--csv", type=Path, default=csv, metavar="FILE", help="write a row per face per frame")
-    add("--timeline", type=Path, default=timeline, metavar="FILE", help="draw emotions over time (.png, .svg ...)")
+
+    add = parser.add_argument_group("files to write (of several sources: folders)").add_argument
+    add("--output", type=Path, default=output, metavar="FILE", help="the annotated video, image or folder of images")
+    add("--csv", type=Path, default=csv, metavar="FILE", help="a row per face per frame")
+    add("--timeline", type=Path, default=timeline, metavar="FILE", help="emotions over time (.png, .svg ...)")
     add("--explain", type=Path, default=explain, metavar="PNG", help="of images: faces, heat maps and bars")
-    add("--headless", action="store_true", default=headless, help="open no window")
-    add("--heatmap", action="store_true", default=heatmap, help="show where the network looked")
-    add("--flip", action="store_true", default=flip, help="average in each face's mirror image")
-    add("--mirror", action="store_true", default=mirror, help="show the picture as a mirror does")
+
+    switch = argparse.BooleanOptionalAction
+    add = parser.add_argument_group("window and pictures").add_argument
+    add("--headless", action=switch, default=headless, help="open no window")
     add("--language", choices=LANGUAGES, default=language, help="of the labels in pictures (default: %(default)s)")
-    add(
-        "--smoothing",
-        type=number_in_range(float, 0),
-        default=smoothing,
-        metavar="SECONDS",
-        help="time constant of each face's average over time, 0: none (default: %(default)s)",
-    )
+    add("--heatmap", action=switch, default=heatmap, help="show where the network looked")
+    add("--mirror", action=switch, default=mirror, help="show the picture as a mirror does")
+
+    def number(kind, least, most=math.inf):
+        return {"type": number_in_range(kind, least, most=most), "metavar": "N"}
+
+    add = parser.add_argument_group("naming emotions").add_argument
+    add("--flip", action=switch, default=flip, help="average in each face's mirror image")
+    text = "seconds, time constant of each face's average over time; 0: no average (default: %(default)s)"
+    add("--smoothing", **number(float, 0), default=smoothing, help=text)
+    text = 'probability under which a label reads "uncertain" (default: %(default)s)'
+    add("--uncertain-below", **number(float, 0), default=uncertain_below, help=text)
+
+    add = parser.add_argument_group("finding faces").add_argument
+    add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
+    text = "pixels to which the shorter side of larger frames is reduced (default: %(default)s)"
+    add("--detection-side", **number(int, 24), default=detection_side, help=text)
+    text = "the same for images (default: %(default)s)"
+    add("--still-detection-side", **number(int, 24), default=still_detection_side, help=text)
+    text = "step between the face sizes looked for (default: %(default)s)"
+    add("--scale-factor", **number(float, 1.01), default=scale_factor, help=text)
+    text = "overlapping finds that make a face (default: %(default)s)"
+    add("--min-neighbors", **number(int, 0), default=min_neighbors, help=text)
+    text = "side of the smallest face, share of the frame's shorter side (default: %(default)s)"
+    add("--smallest-face", **number(float, 0, most=1), default=smallest_face, help=text)
+
     args = parser.parse_args(argv)
     if not args.model:
         parser.error("argument --model: needs a checkpoint; found none")
     return args
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Process all sources; return 0, or 1 where a file or a source failed."""
     args = parse_args(argv)
-    # OpenCV and FFmpeg narrate every failed attempt; ours is the one line that counts
+    # OpenCV and FFmpeg print a line for every failed attempt; the user needs only ours
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     classify = EmotionClassifier(args.model, args.flip)
     cascade_path = find_cascade(args.cascade)
     sources = expand_sources(args.source)
-    check_flags(args, several=len(sources) > 1)
-    taken = Taken([*args.model, cascade_path, *(path for source in sources for path in read_files(source))])
-    annotate = Annotator(classify.emotions, args.language, args.heatmap, args.mirror, uncertain_below)
-    faults, display = 0, not args.headless and has_display()
-    with Window(annotate, ROOT / "output") if display else contextlib.nullcontext() as window:
-        setup = Setup(args, classify, cascade_path, annotate, window, len(sources) > 1, taken)
-        for source in sources:
+    files = OutputFiles(args.output, args.csv, args.timeline, args.explain)
+    several = len(sources) > 1
+    if several:
+        check_folders(files)
+    reserved = ReservedPaths([*args.model, cascade_path, *(path for each in sources for path in read_files(each))])
+    annotate = Annotator(classify.emotions, args.language, args.heatmap, args.mirror, args.uncertain_below)
+    faults = 0
+    with contextlib.nullcontext() if args.headless else open_window(annotate, ROOT / "output") as window:
+        session = Session(args, classify, cascade_path, annotate, window, several, files, reserved)
+        for each in sources:
             try:
-                faults += work_through(source, setup)
-            except (ValueError, OSError) as error:
-                if not setup.several:
+                faults += process_source(each, session)
+            except UserError as error:
+                if not several:
                     raise
                 faults += 1
                 print(f"error: {error}", file=sys.stderr)
@@ -135,44 +154,51 @@ def main(argv=None):
     return 1 if faults else 0
 
 
-class NothingSeen(Exception):
-    """The user ended it before the first picture came."""
-
-
-class Setup(NamedTuple):
-    """What serves all sources."""
+class Session(NamedTuple):
+    """What all sources of a run share."""
 
     args: argparse.Namespace
     classify: EmotionClassifier
     cascade_path: Path
     annotate: Annotator
-    window: "Window | None"
+    window: Window | None
     several: bool  # sources
-    taken: Taken  # files
+    files: OutputFiles  # as the flags name them
+    reserved: ReservedPaths
 
 
-def work_through(source, setup):
-    """Show and record all of a source, as `open_source` takes it, and tell what was seen; how many faults it had."""
-    args, classify, annotate, window = setup.args, setup.classify, setup.annotate, setup.window
-    with contextlib.suppress(NothingSeen), contextlib.ExitStack() as stack:
-        frames = stack.enter_context(open_source(source, endless=window is not None and not setup.several))
-        files = name_files(setup, frames)
-        setup.taken.take(files._asdict())
-        records = stack.enter_context(Records(recorders(files, frames, classify, annotate.labels)))
-        detect = build_detector(setup.cascade_path, frames.still)
-        track = still_faces(detect) if frames.still else FaceTracker(detect)
+def process_source(source: int | str | Path | list[Path] | None, session: Session) -> int:
+    """Show and record one source, print what was seen, and return how many files could not be read or written.
+
+    Args:
+        source: As `open_source` takes it.
+        session: The parts that all sources share.
+
+    Raises:
+        UserError: The source can't be read any more, or none of its files can be written.
+    """
+    args, classify, annotate, window = session.args, session.classify, session.annotate, session.window
+    ended_by = None
+    with contextlib.ExitStack() as stack:
+        frames = stack.enter_context(open_source(source, endless=window is not None and not session.several))
+        files = name_files(frames, session)
+        session.reserved.reserve(files)
+        records = stack.enter_context(Records(open_recorders(files, frames, classify, annotate.labels)))
+        side = args.still_detection_side if frames.still else args.detection_side
+        detect = FaceDetector(session.cascade_path, side, args.scale_factor, args.min_neighbors, args.smallest_face)
+        track = detect_in_stills(detect) if frames.still else FaceTracker(detect)
         smooth = Smoother(0 if frames.still else args.smoothing)
-        summary, ended_by = Summary(classify.emotions, frames.fps, frames.still), None
         annotate.forget()
+        summary = Summary(classify.emotions, frames.clock, frames.fps, frames.still)
         try:
-            run(frames, track, classify, smooth, annotate, records, window, summary)
+            run(frames, track, classify, smooth, annotate, records, summary, window)
         except (KeyboardInterrupt, SourceLost) as error:
             if not summary.count:
                 raise
-            ended_by = error  # what was recorded until then is whole, and kept
+            ended_by = error  # the files hold everything until then, and are kept
         if not summary.count:
-            raise NothingSeen  # so that no empty files are written
-    print(f"{frames.name}: {summary}" if setup.several else summary)
+            records.discard()  # no empty files
+    print(f"{frames.name}: {summary}" if session.several else summary)
     for path in filter(None, files):
         if path.exists():
             print(f"written: {path}")
@@ -181,115 +207,50 @@ def work_through(source, setup):
     return frames.broken + records.faults
 
 
-def build_detector(cascade_path, still):
-    """The `FaceDetector` of the settings above, for images (`still`) or for the frames of a video."""
-    side = still_detection_side if still else detection_side
-    return FaceDetector(cascade_path, side, scale_factor, min_neighbors, smallest_face)
+def name_files(frames: Source, session: Session) -> OutputFiles:
+    """Return the files to write of a source: as the flags say, or in output/ where nobody would see anything."""
+    files = session.files
+    if not (session.window or session.args.headless or any(files)):
+        files = name_in_folders(OutputFiles(ROOT / "output", ROOT / "output", None, None), frames, session.reserved)
+        print(f"no display: writing {files.output} and {files.csv}", file=sys.stderr)
+        return files
+    return name_in_folders(files, frames, session.reserved) if session.several else files
 
 
-def run(frames, track, classify, smooth, annotate, records, window, summary):
-    """The loop: every frame is shown and recorded, with or without a face in it."""
-    shown, faces = Frame(0, 0.0, np.full((480, 640, 3), 40, np.uint8), ""), []  # dark grey until the first one comes
-
-    def draw():
-        notes = [frames.note]
-        if window:
-            notes += [f"{summary.rate:.0f} fps" if summary.rate and not frames.still else "", window.note]
-        heat = heat_maps(classify, shown, faces) if annotate.heat_map else None
-        recording = window is not None and window.recording
-        return annotate.draw(shown.image, faces, "   ".join(filter(None, notes)), heat, recording)
-
-    for frame in progress(frames, window):
+def run(
+    frames: Source,
+    track: Track,
+    classify: EmotionClassifier,
+    smooth: Smoother,
+    annotate: Annotator,
+    records: Records,
+    summary: Summary,
+    window: Window | None,
+) -> None:
+    """Show and record every frame, with or without a face in it, until the source or the user ends the loop."""
+    view = View(frames, classify, annotate, summary, window)
+    for frame in with_progress(frames, window):  # None: no new frame yet
         if frame is not None:
-            tracked = track(frame.image, frame.time_s)
-            faces = smooth(tracked, classify(frame.image, [face.box for face in tracked]), frame.time_s)
-            shown = frame
-            if frames.still:
-                annotate.forget()
-            else:
-                annotate.remember(faces, frame.time_s)
-            picture = draw() if records or window else None
+            tracked = track(frame.image, frame.time_s)  # k faces, each with its box
+            probabilities = classify(frame.image, [face.box for face in tracked])  # (k, emotions)
+            faces = smooth(tracked, probabilities, frame.time_s)
+            picture = view.update(frame, faces) if records or window else None  # boxes, labels and bars
             records(frame, picture, faces)
             summary.add(faces, frame.time_s)
             if frames.still:
                 named = ", ".join(annotate.label(face)[0] for face in faces) or "no face found"
                 print(f"{frame.number} {frame.name}: {named}", flush=True)
-        elif window:
-            picture = draw()  # with a notice that there is nothing new
-        if window:
-            before = window.paused_s
-            if not window.show(picture, draw, frames, frame, faces):
-                break
-            summary.pause(window.paused_s - before)
+        if window and not window.show(view, frame):
+            break
 
 
-def progress(frames, window):
-    """The frames; a bar in the terminal where their number is known and no window shows them."""
+def with_progress(frames: Source, window: Window | None) -> Iterable[Frame | None]:
+    """Return the frames, with a progress bar in the terminal where their number is known and no window shows them."""
     if window or frames.still or not frames.count:
         return frames
-    from tqdm import tqdm
+    from tqdm import tqdm  # takes time to import
 
     return tqdm(frames, frames.name, frames.count, unit=" frames", leave=False, disable=None)
-
-
-# ---------------------------------------------------------------------------------------------------------- files
-class Files(NamedTuple):
-    """What is written of a source; None for what is not."""
-
-    output: Path | None
-    csv: Path | None
-    timeline: Path | None
-    explain: Path | None
-
-
-def check_flags(args, several):
-    """ValueError where a flag names a file and should name a folder, for there are several sources."""
-    for flag in Files._fields:
-        path = getattr(args, flag)
-        if several and path and names_a_file(path) and not path.is_dir():
-            raise UserError(f"of several sources, --{flag} names a folder, without an ending; found {path}")
-
-
-def name_files(setup, frames):
-    """The `Files` of a source: as the flags say, or, of several sources, by its name in the folders that they say."""
-    args, several = setup.args, setup.several
-    files = Files(*(getattr(args, flag) for flag in Files._fields))
-    image = "" if frames.folder else frames.paths[0].suffix if frames.still else ""
-    endings = Files(image if frames.still else ".mp4", ".csv", ".timeline.png", f".explained{image}")
-    if not (setup.window or args.headless or any(files)):
-        folder = ROOT / "output"
-        files = Files(folder, folder, None, None)
-        if not several:
-            files = Files(folder / f"{frames.name}{endings.output}", folder / f"{frames.name}.csv", None, None)
-        print(f"no display: writing {files.output} and {files.csv}", file=sys.stderr)
-    if not several:
-        return files
-    files = files._replace(timeline=None) if frames.still else files._replace(explain=None)  # what does not fit it
-    for number in itertools.count(1):  # a/clip.mp4 and b/clip.mp4
-        name = frames.name if number == 1 else f"{frames.name}-{number}"
-        named = Files(*(path and path / f"{name}{end}" for path, end in zip(files, endings, strict=True)))
-        if not any(path in setup.taken for path in named if path):
-            return named
-
-
-def recorders(files, frames, classify, labels):
-    """The recorder of each of the files."""
-    if files.explain and not frames.still:
-        raise UserError(f"--explain is for images, --heatmap for videos and cameras; found {frames.name}")
-    if files.timeline and frames.still:
-        raise UserError(f"--timeline needs a video or a camera; found {frames.name}, without a time between images")
-    if files.csv:
-        yield csv_recorder(files.csv, classify.emotions)
-    if files.output:
-        yield open_recorder(files.output, frames)
-    if files.timeline:
-        path = checked_ending(files.timeline, FIGURE_SUFFIXES, "timeline", "a timeline")
-        yield timeline_recorder(path, labels)
-    if files.explain and frames.folder:
-        yield explanation_recorder(folder_for(files.explain, frames, "explain"), classify, labels, folder=True)
-    elif files.explain:
-        path = checked_ending(files.explain, IMAGE_SUFFIXES, "explain", "an explanation")
-        yield explanation_recorder(path, classify, labels)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What the live script is made of: it finds faces, follows them, names their emotions, draws and records."""
+"""The parts of the live script: they detect and track faces, name emotions, and draw, record and show pictures."""

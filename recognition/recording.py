@@ -1,43 +1,135 @@
-"""What the live script leaves behind: CSV, annotated video and images, explanations, a timeline, and its summary.
+"""Recording: CSV tables, annotated videos and images, explanations, timelines, and the summary of a source.
 
-A recorder is a context manager that gives a function to call with every frame, its annotated picture and its faces.
-What it writes gets its name only when it is whole.
+A recorder is a context manager.  It gives a function that is called with every frame, its annotated picture and its
+faces.  The recorder's file gets its name only when the file is whole.
 
 Importing this module imports neither TensorFlow nor Keras.
 """
 
 import contextlib
 import importlib.util
+import itertools
+import os
 import sys
-import time
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from csv import writer as csv_writer
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import cv2
 import numpy as np
 
 from command_line import UserError, replacing
 from load_and_process import IMAGE_SUFFIXES
-from models.classifier import crop_box
+from models.classifier import EmotionClassifier, crop_box
 from recognition.annotation import PALETTE, draw_explanation, stack_explanations
+from recognition.sources import Clock, Frame, Source
+from recognition.tracking import Face
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 FACES_DRAWN = 5  # at most, in a timeline and in the summary: those seen longest
 
+Record = Callable[[Frame, np.ndarray | None, Sequence[Face]], None]  # a frame, its annotated picture, its faces
+Recorder = contextlib.AbstractContextManager[Record]
 
-class Records:
-    """All that is written of a source: called with a frame, its picture and its faces, it hands them to each recorder.
+# ------------------------------------------------------------------------------------------------------------
+# The names of the files
 
-    A file that can't be written on is told and given up, and the others go on; `faults` counts them.  With the last one
-    the error comes out.
+
+class OutputFiles(NamedTuple):
+    """The files that are written of a source; None for a file that is not written."""
+
+    output: Path | None
+    csv: Path | None
+    timeline: Path | None
+    explain: Path | None
+
+
+class ReservedPaths:
+    """The files that must not be written: all that are read, and those that are being written already.
 
     Args:
-        recorders: opened here; where one can't be opened, none is left behind.
+        inputs: Paths of all files that are read.
     """
 
-    def __init__(self, recorders):
+    def __init__(self, inputs: Iterable[str | Path]):
+        self._why = {self._key(path): "which is read here" for path in inputs}
+
+    def __contains__(self, path: Path) -> bool:
+        return self._key(path) in self._why
+
+    def reserve(self, files: OutputFiles) -> None:
+        """Reserve the files of a source.
+
+        Raises:
+            UserError: One of the files is reserved already.
+        """
+        for flag, path in files._asdict().items():
+            if path and path in self:
+                raise UserError(f"--{flag} would overwrite {path}, {self._why[self._key(path)]}; give another name")
+            if path:
+                self._why[self._key(path)] = f"which --{flag} writes"
+
+    @staticmethod
+    def _key(path):
+        return os.path.realpath(path).lower()  # on some systems, Clip.mp4 and clip.mp4 are the same file
+
+
+def check_folders(wanted: OutputFiles) -> None:
+    """Raise a `UserError` where one of the paths is not fit to be a folder for the files of several sources."""
+    for flag, path in wanted._asdict().items():
+        if path and names_a_file(path) and not os.path.isdir(path):
+            raise UserError(f"of several sources, --{flag} names a folder, without an ending; found {path}")
+
+
+def name_in_folders(wanted: OutputFiles, frames: Source, reserved: ReservedPaths) -> OutputFiles:
+    """Name the files of a source after the source.
+
+    Args:
+        wanted: The folder for each kind of file.
+        frames: The source.
+        reserved: Names that are not to be used; a second clip is called clip-2.
+
+    Returns:
+        Paths in the folders, without the kinds of files that don't fit the source.
+    """
+    wanted = wanted._replace(timeline=None) if frames.still else wanted._replace(explain=None)
+    image = "" if frames.folder or not frames.still else frames.paths[0].suffix
+    endings = OutputFiles(image if frames.still else ".mp4", ".csv", ".timeline.png", f".explained{image}")
+    for number in itertools.count(1):
+        name = frames.name if number == 1 else f"{frames.name}-{number}"
+        named = OutputFiles(
+            *(folder and folder / f"{name}{ending}" for folder, ending in zip(wanted, endings, strict=True))
+        )
+        if not any(path in reserved for path in named if path):
+            return named
+
+
+def names_a_file(path: Path) -> bool:
+    """Return whether a path ends like a file that is written here."""
+    return path.suffix.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES, *FIGURE_SUFFIXES, ".csv")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# All recorders of a source
+
+
+class Records:
+    """All recorders of a source: a call with a frame, its picture and its faces goes to each of them.
+
+    A file that can't be written any more is told and given up, and the others go on; `faults` counts such files.  If no
+    other file is left, the error is raised.
+
+    Args:
+        recorders: They are opened here.  If one of them can't be opened, no file is left behind.
+    """
+
+    def __init__(self, recorders: Iterable[Recorder]):
         self.faults, self._open = 0, []
         try:
             for recorder in recorders:
@@ -46,20 +138,17 @@ class Records:
             self.__exit__(*sys.exc_info())
             raise
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self._open)
 
-    def __call__(self, frame, picture, faces):
-        for pair in list(self._open):
+    def __call__(self, frame: Frame, picture: np.ndarray | None, faces: Sequence[Face]) -> None:
+        for recorder, record in list(self._open):
             try:
-                pair[1](frame, picture, faces)
-            except OSError as error:
-                self._open.remove(pair)
-                with contextlib.suppress(OSError):
-                    pair[0].__exit__(type(error), error, error.__traceback__)
-                self._tell(error, last=not self._open)
+                record(frame, picture, faces)
+            except (UserError, OSError) as error:
+                self._give_up(recorder, error)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind, error, traceback):
@@ -69,39 +158,90 @@ class Records:
             try:
                 recorder.__exit__(kind, error, traceback)
                 kept = True
-            except OSError as fault:
-                if fault is not error:
-                    self._tell(fault, last=not (self._open or kept))
+            except UserError as fault:
+                if error is None or fault.__cause__ is not error:
+                    self._tell(fault, last=error is None and not (self._open or kept))
+            except BaseException as bug:
+                self.__exit__(type(bug), bug, bug.__traceback__)
+                raise
 
-    def _tell(self, error, last):
+    def discard(self) -> None:
+        """Close all recorders without leaving a file behind."""
+        self.__exit__(_Discarded, _Discarded(), None)
+
+    def _give_up(self, recorder, error):
+        """Close a recorder after an error; an error that its closing does not know as a fault of writing is raised."""
+        self._open = [pair for pair in self._open if pair[0] is not recorder]
+        try:
+            recorder.__exit__(type(error), error, error.__traceback__)
+            raise error
+        except UserError as fault:
+            self._tell(fault, last=not self._open)
+
+    def _tell(self, fault, last):
         self.faults += 1
         if last:
-            raise error
-        print(f"error: {error}", file=sys.stderr)
+            raise fault
+        print(f"error: {fault}", file=sys.stderr)
 
 
-def open_recorder(path, frames):
-    """The recorder for what --output names: a video, an image, or a folder for a folder of images.
+class _Discarded(Exception):
+    """Nothing was recorded."""
+
+
+def open_recorders(
+    files: OutputFiles, frames: Source, classify: EmotionClassifier, labels: Sequence[str]
+) -> Iterator[Recorder]:
+    """Give the recorder of each of the files.
+
+    Args:
+        files: Their endings say what is written.
+        frames: The source.
+        classify: Makes the heat maps of explanations.
+        labels: Of the emotions, in the user's language.
 
     Raises:
-        ValueError: the ending fits no such file.
+        UserError: A file's ending, or the kind of file, does not fit the source.
+    """
+    if files.explain and not frames.still:
+        raise UserError(f"--explain is for images, --heatmap for videos and cameras; found {frames.name}")
+    if files.timeline and frames.still:
+        raise UserError(f"--timeline needs a video or a camera; found {frames.name}, without a time between images")
+    if files.csv:
+        yield csv_recorder(files.csv, classify.emotions)
+    if files.output:
+        yield output_recorder(files.output, frames)
+    if files.timeline:
+        yield timeline_recorder(_checked_ending(files.timeline, FIGURE_SUFFIXES, "timeline", "a timeline"), labels)
+    if files.explain and frames.folder:
+        yield explanation_recorder(_checked_folder(files.explain, frames, "explain"), classify, labels, folder=True)
+    elif files.explain:
+        path = _checked_ending(files.explain, IMAGE_SUFFIXES, "explain", "an explanation")
+        yield explanation_recorder(path, classify, labels)
+
+
+def output_recorder(path: Path, frames: Source) -> Recorder:
+    """Return the recorder of the annotated frames: for a video, an image, or a folder of images.
+
+    Raises:
+        UserError: The ending does not fit the source.
     """
     if frames.folder:
-        return image_recorder(folder_for(path, frames, "output"), folder=True)
+        return image_recorder(_checked_folder(path, frames, "output"), folder=True)
     if frames.still:
-        return image_recorder(checked_ending(path, IMAGE_SUFFIXES, "output", "an image"))
-    return video_recorder(checked_ending(path, VIDEO_CODECS, "output", "a video"), frames.fps)
+        return image_recorder(_checked_ending(path, IMAGE_SUFFIXES, "output", "an image"))
+    return video_recorder(_checked_ending(path, VIDEO_CODECS, "output", "a video"), frames.fps)
 
 
-def checked_ending(path, endings, flag, kind):
-    """The path, if it has one of the endings."""
+def _checked_ending(path, endings, flag, kind):
+    """Return the path if it has one of the endings."""
     if path.suffix.lower() not in endings:
         raise UserError(f"{kind} is written as {', '.join(endings)}; found --{flag} {path}")
     return path
 
 
-def folder_for(path, frames, flag):
-    """The path, if it can be the folder for a folder of images."""
+def _checked_folder(path, frames, flag):
+    """Return the path if it can be the folder for images that keep their names."""
     if names_a_file(path):
         raise UserError(f"a folder of images is written to a folder, a name without an ending; found --{flag} {path}")
     twice = [name for name, count in Counter(path.name for path in frames.paths).items() if count > 1]
@@ -110,14 +250,13 @@ def folder_for(path, frames, flag):
     return path
 
 
-def names_a_file(path):
-    """Whether a path ends as the files that are written here."""
-    return path.suffix.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES, *FIGURE_SUFFIXES, ".csv")
+# ------------------------------------------------------------------------------------------------------------
+# The recorders
 
 
 @contextlib.contextmanager
-def csv_recorder(path, emotions):
-    """A row per face of a frame."""
+def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
+    """Write a row per face of a frame."""
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         table = csv_writer(file)
         table.writerow(["frame", "time_s", "face", "x", "y", "width", "height", "emotion", *emotions])
@@ -132,14 +271,14 @@ def csv_recorder(path, emotions):
 
 
 @contextlib.contextmanager
-def video_recorder(path, fps):
-    """The annotated frames as a video at a fixed rate: a frame that came late fills the time that it took.
+def video_recorder(path: Path, fps: float) -> Iterator[Record]:
+    """Write the annotated frames as a video at a fixed rate: a late frame is repeated for the time that it took.
 
-    Of a longer silence than a second, one second remains.
+    Where no frame came for more than a second, one second of the video remains.
     """
     with replacing(path) as partial:
         writer = cv2.VideoWriter()
-        size, started, written = None, 0.0, 0  # (width, height) and time of the first frame
+        size, started, written = None, 0.0, 0  # (width, height) and time of the first frame; frames written
 
         def record(frame, picture, faces):
             nonlocal size, started, written
@@ -147,11 +286,11 @@ def video_recorder(path, fps):
                 size, started = picture.shape[1::-1], frame.time_s
                 codec = cv2.VideoWriter_fourcc(*VIDEO_CODECS[path.suffix.lower()])
                 if not writer.open(str(partial), codec, fps, size):
-                    raise OSError(f"{path} can't be written as a video of {size[0]}x{size[1]} pixels; try .avi")
+                    raise UserError(f"{path} can't be written as a video of {size[0]}x{size[1]} pixels; try .avi", 1)
             if picture.shape[1::-1] != size:
                 picture = cv2.resize(picture, size)
             due = round((frame.time_s - started) * fps) + 1 - written
-            if due > fps:  # what is cut out moves all that follows
+            if due > fps:  # the time that is left out moves all later frames
                 started += (due - round(fps)) / fps
                 due = round(fps)
             for _ in range(due):
@@ -163,29 +302,30 @@ def video_recorder(path, fps):
         finally:
             writer.release()
         if written:
-            reader = cv2.VideoCapture(str(partial))  # the writer itself keeps quiet about a full disk
+            reader = cv2.VideoCapture(str(partial))  # the writer itself does not tell of a full disk
             readable = reader.read()[0]
             reader.release()
             if not readable:
-                raise OSError(f"{path} can't be written: is the disk full?")
+                raise UserError(f"{path} can't be written: is the disk full?", 1)
 
 
 @contextlib.contextmanager
-def image_recorder(path, folder=False):
-    """Each annotated image: to the path, or under its own name into a folder."""
+def image_recorder(path: Path, folder: bool = False) -> Iterator[Record]:
+    """Write each annotated image: to the path, or into a folder under the image's own name."""
     yield lambda frame, picture, faces: write_image(path / frame.name if folder else path, picture)
 
 
 @contextlib.contextmanager
-def explanation_recorder(path, classify, labels, folder=False):
-    """Of each image, a row per face: the face, where the network looked, and the probabilities."""
+def explanation_recorder(
+    path: Path, classify: EmotionClassifier, labels: Sequence[str], folder: bool = False
+) -> Iterator[Record]:
+    """Write, of each image, a row per face: the face, where the network looked, and the probabilities."""
 
     def record(frame, picture, faces):
         if faces:
-            heat = heat_maps(classify, frame, faces)
             rows = [
-                draw_explanation(crop_box(frame.image, face.box), each, face.probabilities, labels)
-                for face, each in zip(faces, heat, strict=True)
+                draw_explanation(crop_box(frame.image, face.box), heat, face.probabilities, labels)
+                for face, heat in zip(faces, heat_maps(classify, frame.image, faces), strict=True)
             ]
             write_image(path / frame.name if folder else path, stack_explanations(rows))
         else:
@@ -194,17 +334,19 @@ def explanation_recorder(path, classify, labels, folder=False):
     yield record
 
 
-def heat_maps(classify, frame, faces):
-    """Where the network looked for the emotion that it names, for each face: float (k, h, w) from 0 to 1."""
-    return classify.heat_maps(frame.image, [face.box for face in faces], [face.best for face in faces]) if faces else []
+def heat_maps(classify: EmotionClassifier, image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+    """Return where the network looked for each face's most probable emotion: float (k, h, w) from 0 to 1."""
+    if not faces:
+        return np.empty((0, 1, 1), np.float32)
+    return classify.heat_maps(image, [face.box for face in faces], [face.best for face in faces])
 
 
 @contextlib.contextmanager
-def timeline_recorder(path, emotions):
-    """A picture of the probabilities of each face over time.
+def timeline_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
+    """Draw the probabilities of each face over time.
 
     Raises:
-        ValueError: matplotlib, which draws it, is not installed.
+        UserError: matplotlib, which draws the timeline, is not installed.
     """
     if not importlib.util.find_spec("matplotlib"):
         raise UserError("--timeline needs matplotlib: pip install matplotlib")
@@ -219,17 +361,14 @@ def timeline_recorder(path, emotions):
         draw_timeline(past, emotions).savefig(partial, dpi=120)
 
 
-def draw_timeline(past, emotions):
-    """Draw probabilities over time, stacked, a row for each of the faces seen longest.
+def draw_timeline(past: Mapping[int, Sequence[Sequence[float]]], emotions: Sequence[str]) -> "Figure":
+    """Draw probabilities over time, stacked, with a row for each of the faces seen longest.
 
     Args:
         past: {identity: [(time_s, probability, ...), ...]}.
-        emotions: labels of the probabilities.
-
-    Returns:
-        `matplotlib.figure.Figure`.
+        emotions: Labels of the probabilities.
     """
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+    from matplotlib.figure import Figure  # takes time to import; not pyplot, which would look for a display
 
     longest = sorted(sorted(past, key=lambda identity: -len(past[identity]))[:FACES_DRAWN])
     colours = [tuple(value / 255 for value in colour[::-1]) for colour in PALETTE]
@@ -239,7 +378,7 @@ def draw_timeline(past, emotions):
     bands = []
     for axes, identity in zip(rows, longest, strict=False):
         times, *shares = np.array(past[identity]).T
-        out_of_sight = np.flatnonzero(np.diff(times) > 1.0) + 1  # these parts are not joined
+        out_of_sight = np.flatnonzero(np.diff(times) > 1.0) + 1  # the parts before and after are not joined
         for part in np.split(np.arange(len(times)), out_of_sight):
             kept = [share[part] for share in shares]
             bands = axes.stackplot(times[part], kept, colors=[colours[i % len(colours)] for i in range(len(kept))])
@@ -252,84 +391,58 @@ def draw_timeline(past, emotions):
     return figure
 
 
-def write_image(path, picture):
-    """Write an image whole, of the kind its ending says.
+def write_image(path: Path, picture: np.ndarray) -> None:
+    """Write an image whole, of the kind that its ending says.
 
     Raises:
-        OSError: it can't be written.
+        UserError: The image can't be written.
     """
     content = cv2.imencode(path.suffix, picture)[1]
     with replacing(path) as partial:
         partial.write_bytes(content.tobytes())
 
 
-class Taken:
-    """The files that must not be written: those that are read, and those that are written already.
-
-    Args:
-        inputs: paths of all that is read.
-    """
-
-    def __init__(self, inputs):
-        self._why = {self._key(path): "which is read here" for path in inputs}
-
-    def __contains__(self, path):
-        return self._key(path) in self._why
-
-    def take(self, targets):
-        """Take the paths of {flag without --: path or None}; ValueError where one is taken."""
-        for flag, path in targets.items():
-            if path and path in self:
-                raise UserError(f"--{flag} would overwrite {path}, {self._why[self._key(path)]}; give another name")
-            if path:
-                self._why[self._key(path)] = f"which --{flag} writes"
-
-    @staticmethod
-    def _key(path):
-        return str(Path(path).resolve()).lower()  # some systems take Clip.mp4 and clip.mp4 for the same
+# ------------------------------------------------------------------------------------------------------------
+# The summary
 
 
 class Summary:
-    """What was seen: frames, their rate, and for how long each face showed each emotion.
+    """What was seen: the number of frames, their rate, and for how long each face showed each emotion.
 
     Args:
-        emotions: labels of the probabilities.
-        fps: of the source; the first frame counts for one.
-        still: whether frames are images, without a time between them.
+        emotions: Labels of the probabilities.
+        clock: The source's; the summary begins now.
+        fps: Of the source; the first frame counts for one frame's time.
+        still: Whether frames are images, without a time between them.
     """
 
-    def __init__(self, emotions, fps=25.0, still=False):
-        self.emotions, self.still, self.rate, self.count = emotions, still, None, 0
+    def __init__(self, emotions: Sequence[str], clock: Clock, fps: float = 25.0, still: bool = False):
+        self.emotions, self.clock, self.still, self.rate, self.count = emotions, clock, still, None, 0
         self.seen = defaultdict(Counter)  # {identity: {emotion: seconds}}, of images {None: {emotion: faces}}
         self._frame_s, self._last_s = 1 / fps, None
-        self._began = self._since = time.perf_counter()
-        self._recent = 0  # frames since then
+        self._began = self._since = clock.now()
+        self._recent = 0  # frames since `_since`
 
-    def pause(self, seconds):
-        """Nothing was looked at for so long."""
-        self._began += seconds
-        self._since += seconds
-
-    def add(self, faces, time_s):
+    def add(self, faces: Sequence[Face], time_s: float) -> None:
         """Count a frame, at a time in seconds, and its faces; `rate`, in frames per second, is renewed every second."""
         passed = self._frame_s if self._last_s is None else min(1.0, max(0.0, time_s - self._last_s))
         self._last_s = time_s
         for face in faces:
             self.seen[None if self.still else face.identity][self.emotions[face.best]] += 1 if self.still else passed
         self.count, self._recent = self.count + 1, self._recent + 1
-        recent_s = time.perf_counter() - self._since
+        recent_s = self.clock.now() - self._since
         if recent_s >= 1:
-            self.rate, self._since, self._recent = self._recent / recent_s, time.perf_counter(), 0
+            self.rate, self._since, self._recent = self._recent / recent_s, self.clock.now(), 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         if not self.count:
             return "no frames"
-        seconds = max(1e-3, time.perf_counter() - self._began)  # some clocks tick slowly
-        everybody = sum(self.seen.values(), Counter())
+        seconds = max(1e-3, self.clock.now() - self._began)  # on some systems the clock ticks slowly
+        all_faces = sum(self.seen.values(), Counter())
         looked_at = counted(self.count, "image" if self.still else "frame")
-        faces = counted(everybody.total() if self.still else len(self.seen), "face")
+        faces = counted(all_faces.total() if self.still else len(self.seen), "face")
         line = f"{looked_at} in {seconds:.1f} s ({self.count / seconds:.0f} per second), {faces}"
-        lines = [f"{line}: {_shares(everybody)}" if self.seen else line]
+        lines = [f"{line}: {_shares(all_faces)}" if self.seen else line]
         if len(self.seen) > 1:
             longest = sorted(self.seen, key=lambda identity: -self.seen[identity].total())
             lines += [
@@ -341,12 +454,12 @@ class Summary:
 
 
 def _shares(seen):
-    """Shares of a `Counter`, the largest first; those that round to nothing are left out."""
+    """Return the shares of a `Counter` as text, the largest first, without those that round to nothing."""
     total = seen.total() or 1
     shares = [(emotion, amount / total) for emotion, amount in seen.most_common() if amount >= 0.005 * total]
     return ", ".join(f"{emotion} {share:.0%}" for emotion, share in shares)
 
 
-def counted(count, noun):
-    """The number and its noun, in the plural unless it is one."""
+def counted(count: int, noun: str) -> str:
+    """Return the number and its noun, in the plural unless the number is one."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The window on the screen, its keys and its mouse.
+"""Window: the picture on the screen, the keys and the mouse.
 
 Importing this module imports neither TensorFlow nor Keras.
 """
@@ -9,10 +9,19 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
 
 import cv2
+import numpy as np
 
-from recognition.recording import Records, video_recorder, write_image
+from command_line import UserError
+from models.classifier import EmotionClassifier
+from recognition.annotation import Annotator
+from recognition.recording import Records, Summary, heat_maps, video_recorder, write_image
+from recognition.sources import Frame, Source
+from recognition.tracking import Face
 
 TITLE = "Emotions (? shows the keys)"
 HELP = (
@@ -28,8 +37,18 @@ HELP = (
 MESSAGE_FOR = 3.0  # seconds
 
 
-def has_display():
-    """Whether a window can be opened; asked first, since OpenCV ends the process when it can't reach a display."""
+def open_window(annotate: Annotator, folder: Path) -> contextlib.AbstractContextManager["Window | None"]:
+    """Return a context manager that gives the window, or None where there is no display.
+
+    Args:
+        annotate: The annotator that keys and clicks change.
+        folder: Where the keys s and r write files.
+    """
+    return Window(annotate, folder) if has_display() else contextlib.nullcontext()
+
+
+def has_display() -> bool:
+    """Return whether a window can be opened; OpenCV itself ends the process when there is no display."""
     if re.search(r"GUI:\s*NONE", cv2.getBuildInformation()):  # opencv-python-headless
         return False
     if not sys.platform.startswith("linux") or os.environ.get("WAYLAND_DISPLAY"):
@@ -50,25 +69,72 @@ def has_display():
     return False
 
 
-class Window:
-    """The window on the screen, its keys and its mouse; see HELP.
+class View:
+    """The newest frame of a source with its faces, and the picture that is drawn of them.
+
+    Until the first frame comes, the frame is dark grey.
 
     Args:
-        annotate: the `Annotator` that keys and clicks change.
-        folder: where the keys s and r write to.
-
-    `ended` once the user has ended it, `recording` while it records, `note` is to be shown in the picture, `paused_s`
-    counts the seconds of all pauses.
+        frames: The source.
+        classify: Makes heat maps, if `annotate` is to draw them.
+        annotate: Draws the picture.
+        summary: Knows the frames per second.
+        window: Its message is part of the picture; None without a window.
     """
 
-    def __init__(self, annotate, folder):
-        self.annotate, self.folder = annotate, folder
-        self.ended, self.paused_s = False, 0.0
-        self._opened, self._paused, self._clicks = False, False, []
-        self._message, self._message_until = "", 0.0
-        self._shown = self._records = None
+    def __init__(
+        self,
+        frames: Source,
+        classify: EmotionClassifier,
+        annotate: Annotator,
+        summary: Summary,
+        window: "Window | None" = None,
+    ):
+        self.frames, self.classify, self.annotate = frames, classify, annotate
+        self.summary, self.window = summary, window
+        self.frame, self.faces = Frame(0, 0.0, np.full((480, 640, 3), 40, np.uint8), ""), []
+        self.picture = self.frame.image
 
-    def __enter__(self):
+    def update(self, frame: Frame, faces: Sequence[Face]) -> np.ndarray:
+        """Take the next frame and its faces, and return the new picture: uint8 (h, w, 3), BGR."""
+        self.frame, self.faces = frame, faces
+        if self.frames.still:
+            self.annotate.forget()  # each image stands alone
+        else:
+            self.annotate.remember(faces, frame.time_s)
+        return self.draw()
+
+    def draw(self) -> np.ndarray:
+        """Draw the picture again, as keys, clicks and time have changed it, and return it: uint8 (h, w, 3), BGR."""
+        notes = [self.frames.note]
+        if self.window:
+            rate = "" if self.frames.still or not self.summary.rate else f"{self.summary.rate:.0f} fps"
+            notes += [rate, "paused" if self.frames.clock.paused else "", self.window.message]
+        heat = heat_maps(self.classify, self.frame.image, self.faces) if self.annotate.heat_map else None
+        recording = self.window is not None and self.window.recording
+        note = "   ".join(filter(None, notes))
+        self.picture = self.annotate.draw(self.frame.image, self.faces, note, heat, recording)
+        return self.picture
+
+
+class Window:
+    """The window on the screen, its keys and its mouse; HELP lists the keys.
+
+    Args:
+        annotate: The annotator that keys and clicks change.
+        folder: Where the keys s and r write files.
+
+    Attributes:
+        ended: Whether the user has ended the program.
+    """
+
+    def __init__(self, annotate: Annotator, folder: Path):
+        self.annotate, self.folder, self.ended = annotate, folder, False
+        self._opened, self._clicks = False, []
+        self._message, self._message_until = "", 0.0
+        self._newest = self._records = None  # what `Records` takes: frame, picture, faces
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error):
@@ -77,53 +143,48 @@ class Window:
             cv2.destroyAllWindows()
 
     @property
-    def recording(self):
+    def recording(self) -> bool:
+        """Whether the pictures are being recorded."""
         return self._records is not None
 
     @property
-    def note(self):
-        """What the window has to say."""
-        message = self._message if time.monotonic() < self._message_until else ""
-        return "   ".join(filter(None, ("paused" if self._paused else "", message)))
+    def message(self) -> str:
+        """The message of the moment, or ""."""
+        return self._message if time.monotonic() < self._message_until else ""
 
-    def show(self, picture, draw, frames, frame, faces):
-        """Show a frame for as long as it is due, and longer while paused; do what keys and clicks ask for.
+    def show(self, view: View, frame: Frame | None) -> bool:
+        """Show a frame until the next one is due, and longer while the user pauses; do what keys and clicks ask for.
 
         Args:
-            picture: uint8 (h, w, 3), BGR.
-            draw: gives it anew, as keys, clicks and time have changed it.
-            frames: the source.
-            frame: the `Frame`; None if there is no new one.
-            faces: list of `Face` in it.
+            view: The picture to show.
+            frame: The frame in `view`; None if it is not a new frame.
 
         Returns:
-            False once the user has ended it.
+            False once the user has ended the program.
         """
-        self._present(picture)
-        if frame is not None:
-            if self._shown is None:
-                self._fit(picture)  # until then, a grey one may have stood for it
-            self._shown = frame, picture, faces
+        clock = view.frames.clock
+        if frame is None:
+            view.draw()  # because the source's note may have changed
+        self._present(view.picture)
+        if frame is None:
+            due = clock.now() + 0.05
+        else:
+            if self._newest is None:
+                self._fit(view.picture)  # the pictures before may have been the grey one
+            self._newest = frame, view.picture, view.faces
             if self.recording:
-                self._try(lambda: self._records(*self._shown))
-        due = time.monotonic() + 0.05 if frame is None else frames.due(frame)
+                self._try(lambda: self._records(*self._newest))
+            due = view.frames.due(frame)
         while True:
-            since, note = time.monotonic(), self.note
-            wait_s = 0.05 if self._paused else min(0.05, due - since)
+            wait_s, message = 0.05 if clock.paused else min(0.05, due - clock.now()), self.message
             key = chr(cv2.waitKey(max(1, round(wait_s * 1000))) & 0xFF)
             if key in ("q", "\x1b") or self._closed():
                 self.ended = True
                 return False
-            if key != "\xff" or self._clicks or note != self.note:
-                self._press(key, picture, frames, faces)
-                picture = draw()
-                self._present(picture)
-            if self._paused:
-                passed = time.monotonic() - since
-                self.paused_s += passed
-                frames.pause(passed)
-                due += passed
-            elif time.monotonic() >= due:
+            if key != "\xff" or self._clicks or message != self.message:
+                self._press(key, view)
+                self._present(view.draw())
+            if clock.now() >= due and not clock.paused:
                 return True
 
     def _present(self, picture):
@@ -142,69 +203,74 @@ class Window:
         cv2.resizeWindow(TITLE, round(width * scale), round(height * scale))
 
     def _closed(self):
-        """Whether its close button was pressed."""
+        """Return whether the window's close button was pressed."""
         try:
             return cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1
-        except cv2.error:  # what some window systems answer for a closed one
+        except cv2.error:  # the answer of some window systems for a closed window
             return True
 
     def _mouse(self, event, x, y, flags, parameter):
         if event == cv2.EVENT_LBUTTONDOWN:
             self._clicks.append((x, y))
 
-    def _press(self, key, picture, frames, faces):
-        """Do what a key asks for, and what clicks do."""
+    def _press(self, key, view):
+        """Do what a key and the clicks before it ask for."""
         while self._clicks:
-            self.annotate.choose(faces, self._clicks.pop(0), picture.shape[1])
+            self.annotate.choose(view.faces, self._clicks.pop(0), view.picture.shape[1])
         if key == "?":
             self.annotate.help = () if self.annotate.help else HELP
         elif key == " ":
-            self._paused = not self._paused
+            (view.frames.clock.resume if view.frames.clock.paused else view.frames.clock.pause)()
         elif key == "\t":
-            self.annotate.choose_next(faces)
+            self.annotate.choose_next(view.faces)
         elif key == "h":
             self.annotate.heat_map = not self.annotate.heat_map
         elif key == "m":
             self.annotate.mirror = not self.annotate.mirror
-        elif key in ("s", "r") and self._shown is None:
-            self._message, self._message_until = "no picture yet", time.monotonic() + MESSAGE_FOR
+        elif key in ("s", "r") and self._newest is None:
+            self._show_message("no picture yet")
         elif key == "s":
             path = self._new_file("snapshot", ".png")
-            if self._try(lambda: write_image(path, picture)):
-                self._say(f"saved {path.name}")
+            if self._try(lambda: write_image(path, view.picture)):
+                self._tell(f"saved {path.name}")
         elif key == "r" and self.recording:
             self._stop_recording()
         elif key == "r":
-            self._try(lambda: self._start_recording(self._new_file("recording", ".mp4"), frames))
+            self._try(lambda: self._start_recording(self._new_file("recording", ".mp4"), view.frames))
 
     def _new_file(self, kind, ending):
+        """Return a path in the folder that no file has yet."""
         name = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = (f"{name}{more}{ending}" for more in ("", *(f"-{number}" for number in range(2, 1000))))
         return next(path for path in (self.folder / name for name in names) if not path.exists())
 
     def _start_recording(self, path, frames):
         self._records = Records([video_recorder(path, 10.0 if frames.still else frames.fps)])
-        self._records(*self._shown)
-        self._say(f"recording {path.name}")
+        self._records(*self._newest)
+        self._tell(f"recording {path.name}")
 
     def _stop_recording(self):
         records, self._records = self._records, None
         if records and self._try(lambda: records.__exit__(None, None, None)):
-            self._say("recording saved")
+            self._tell("recording saved")
 
-    def _say(self, message):
-        """Show a message for a moment, and in the terminal."""
+    def _show_message(self, message):
+        """Show a message for a moment."""
         self._message, self._message_until = message, time.monotonic() + MESSAGE_FOR
+
+    def _tell(self, message):
+        """Show a message for a moment, and print it in the terminal."""
+        self._show_message(message)
         print(f"{message} ({self.folder})", file=sys.stderr)
 
-    def _try(self, write):
-        """Write, and whether that worked; what can't be written is told, and the picture goes on."""
+    def _try(self, write: Callable[[], None]) -> bool:
+        """Write, and return whether that worked; a file that can't be written is told, and the program goes on."""
         try:
             write()
-        except OSError as error:
-            if self._records is not None and not self._records:  # it has given up
+        except UserError as error:
+            if self._records is not None and not self._records:  # all of its files are given up
                 self._records = None
-            self._message, self._message_until = "can't be written, see the terminal", time.monotonic() + MESSAGE_FOR
+            self._show_message("can't be written, see the terminal")
             print(f"error: {error}", file=sys.stderr)
             return False
         return True
