@@ -38,16 +38,20 @@ class UserError(ValueError):
         self.exit_status = exit_status
 
 
+class WriteError(UserError):
+    """A file or a folder can't be written; a script that can go on without it catches this error alone."""
+
+
 def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a script's `main`; a `UserError` becomes one line on standard error, a bug keeps its traceback.
+    """Run a script's `main`: a `UserError` becomes one line on standard error, a bug keeps its traceback.
 
     Args:
         main: Takes the arguments and returns an exit status.
         argv: The arguments; None for those of the command line.
 
     Returns:
-        What `main` returns; after a `UserError` its exit status; 130 after Ctrl-C, and after SIGTERM, with which
-        clusters stop a job.
+        What `main` returns. After a `UserError`, the exit status of the error; where a package is missing, 2. After
+        Ctrl-C, 130, and the same after SIGTERM, the signal with which clusters stop a job.
     """
     previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -56,7 +60,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         return status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does: there is nothing more to tell
+    except BrokenPipeError:  # the reader of our output has gone, as `head` goes after ten lines
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
@@ -76,22 +80,34 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` for scripts whose defaults are settings that users edit.
 
-    A mistake is told in one line, without the usage.  A setting is converted and checked as its flag would be, which
-    argparse itself does for strings alone.
+    A mistake gets one line, without the usage. A setting is converted and checked as its flag is; argparse itself does
+    so for text alone.
     """
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """Read the command line, and check the settings that no flag has replaced.
+
+        Args:
+            args: The arguments; None for those of the command line.
+            namespace: Where the values go; None for a new one.
+
+        Returns:
+            An `argparse.Namespace`.
+
+        Raises:
+            SystemExit: A flag or a setting is wrong (status 2), or `--help` was asked for (status 0).
+        """
         values = super().parse_args(args, namespace)
         for action in self._actions:
             if action.dest in values:
                 try:
-                    setattr(values, action.dest, self._as_from_a_flag(action, getattr(values, action.dest)))
+                    setattr(values, action.dest, self._convert_setting(action, getattr(values, action.dest)))
                 except argparse.ArgumentError as error:
                     self.error(str(error))
         return values
 
-    def _as_from_a_flag(self, action, value):
-        """Return what the flag would have given for a setting's value."""
+    def _convert_setting(self, action, value):
+        """Return a setting's value as the flag would have given it; a value that a flag gave comes back unchanged."""
         if action.nargs == 0:  # a flag without a value
             if value not in (True, False):
                 raise argparse.ArgumentError(action, f"is True or False; found {value!r}")
@@ -108,21 +124,25 @@ class Parser(argparse.ArgumentParser):
                 self._check_value(action, value)
         return values[0] if action.nargs in (None, "?") else values
 
-    def error(self, message):
+    def error(self, message: str):
+        """End the script with one line and status 2; argparse calls this method."""
         self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
 def number_in_range(
     kind: type, least: float, below: float = math.inf, most: float = math.inf, auto: bool = False
 ) -> Callable[[str], float | str]:
-    """Return an argparse type: a number from `least` to `most`, or to below `below`.
+    """Return a `type` for `add_argument` that takes the numbers of a range, and refuses all others in one line.
 
     Args:
         kind: int or float.
-        least: The smallest number allowed.
-        below: All numbers are smaller than this one.
-        most: The largest number allowed.
-        auto: Whether the word auto is allowed too.
+        least: The smallest number that is allowed.
+        below: Every number must be smaller than `below`.
+        most: The largest number that is allowed.
+        auto: Whether the word auto is allowed as well.
+
+    Returns:
+        A function from the text of a flag to a number, or to "auto".
     """
 
     def convert(text):
@@ -144,33 +164,57 @@ def number_in_range(
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes the final name if the block ends well, else it is removed.
+def reading(path: str | Path) -> Iterator[None]:
+    """Translate the error of reading a file or a folder of the user's; the block must do nothing else.
 
-    Folders on the way are made.
+    Args:
+        path: What the message names.
 
     Raises:
-        UserError: At once where `path` can't be written; later where the disk is full.
+        UserError: The system refused to open or to read `path`, or a file in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not error.errno:  # a library's own error, not the system's
+            raise
+        raise UserError(f"{path} can't be read ({error.strerror}): correct the path or its permissions") from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; the file gets its final name if the block ends well, else it is removed.
+
+    Missing folders on the way to `path` are made.
+
+    Args:
+        path: The final name.
+
+    Yields:
+        The path to write to. It has the suffix of `path`.
+
+    Raises:
+        WriteError: At once where `path` can't be written (exit status 2); later where the disk is full (exit status 1).
     """
     path = Path(path)
     if not path.name:
-        raise UserError(f"{path} can't be written (it is a folder): choose another place")
-    partial = path.with_name(f".{path.stem}.{_process()}{path.suffix}")
+        raise WriteError(f"{path} can't be written (it is a folder): choose another path")
+    partial = path.with_name(f".{path.stem}.{_process_name()}{path.suffix}")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
     except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror}): choose another place") from error
+        raise WriteError(f"{path} can't be written ({error.strerror}): choose another path") from error
     try:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        if error.errno and error.filename in (None, str(partial)):
-            raise UserError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
+        if _is_about(error, partial):
+            raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -178,39 +222,64 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder beside `path`, which must be missing or empty; it takes its place if the block ends well."""
-    partial = path.with_name(f".{path.name}.{_process()}")
+    """Give a new folder beside `path` to fill; it gets its final name if the block ends well, else it is removed.
+
+    Args:
+        path: The final name; nothing, or an empty folder.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        WriteError: At once where `path` can't be written (exit status 2); later where the disk is full (exit status 1).
+    """
+    partial = path.with_name(f".{path.name}.{_process_name()}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror}): choose another place") from error
+        raise WriteError(f"{path} can't be written ({error.strerror}): choose another path") from error
     try:
         yield partial
         if path.is_dir():
             path.rmdir()
         partial.rename(path)
+    except OSError as error:
+        if _is_about(error, partial):
+            raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _process() -> str:
-    """Return a name for this process that no other process has, on this host or another that shares the folder."""
+def _is_about(error: OSError, partial: Path) -> bool:
+    """Return whether writing to `partial`, or into it, gave the error: writing to a full disk names no file."""
+    if not error.errno or isinstance(error, ConnectionError):  # a library's own error, or a reader has gone
+        return False
+    return error.filename is None or Path(str(error.filename)).is_relative_to(partial)
+
+
+def _process_name() -> str:
+    """Return a name that no other process has, neither on this host nor on another host that shares the folder."""
     return f"{platform.node()}.{os.getpid()}"
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for compiled checkpoints and decoded faces: EMOTION_CACHE, else the system's.
+    """Return the user's folder for compiled checkpoints and decoded faces.
+
+    The environment variable EMOTION_CACHE names it. Without the variable, the folder is ~/.cache/facial-emotion on
+    Linux, ~/Library/Caches/facial-emotion on macOS, and facial-emotion in %LOCALAPPDATA% on Windows.
 
     Raises:
-        RuntimeError: The user has no home.
+        UserError: The user has no home folder, as in some containers.
     """
     if os.environ.get("EMOTION_CACHE"):
         return Path(os.environ["EMOTION_CACHE"])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "facial-emotion"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "facial-emotion"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facial-emotion"
+    from platformdirs import user_cache_path  # here: many starts need no cache folder, and are faster without it
+
+    folder = user_cache_path("facial-emotion", appauthor=False, opinion=False)
+    if not folder.is_absolute():  # it begins with the "~" that could not be replaced
+        raise UserError("the cache must have a folder; found no home folder of the user: set EMOTION_CACHE to a folder")
+    return folder
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -221,11 +290,11 @@ def cache_folder() -> Path:
 def quiet_start() -> Iterator[None]:
     """Silence what compiled libraries write to standard error while they load; Python's own errors still appear.
 
-    TensorFlow tells of oneDNN and of missing CUDA, LiteRT of its delegate; neither has a switch for that.
+    TensorFlow writes about oneDNN and about missing CUDA, LiteRT about its delegate; no switch turns these lines off.
 
     Raises:
-        SystemExit: A package is not installed, with a line that says so; or the user pressed Ctrl-C, to which many
-            layers of these libraries would each add a line.
+        SystemExit: A package is not installed; the message is one line. Or the user pressed Ctrl-C (status 130); as
+            another exception, each of the many layers of these libraries would add a line to it.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -248,10 +317,13 @@ def quiet_start() -> Iterator[None]:
 
 
 def not_installed(error: ModuleNotFoundError) -> str:
-    """Return the line on a missing package.
+    """Return the line that names a missing package.
+
+    Args:
+        error: What the import raised.
 
     Raises:
-        ModuleNotFoundError: `error` itself, where the package is there and a part of it is missing: that is a bug.
+        ModuleNotFoundError: `error` itself, if the package is installed and a part of it is missing: a bug.
     """
     if find_spec(f"{error.name}".partition(".")[0]):
         raise error
