@@ -1,1 +1,22 @@
-"""What a training run is made of."""
+"""What a training run is made of.  Importing this package imports Keras, in silence.
+
+faces      the data set's faces and labels, held-out parts, teachers, augmented batches
+optimizer  Muon, the learning-rate schedule, the moving average of the weights
+run        validation, calibration, the best checkpoint, the log, and going on after a break
+hosts      several machines that train one network
+"""
+
+import importlib
+import importlib.util
+import os
+
+from command_line import quiet_start
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+with quiet_start():
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        keras.distribution.list_devices()  # TensorFlow writes about its devices now; JAX joins its hosts first
+    elif importlib.util.find_spec("tensorflow"):
+        importlib.import_module("tensorflow")  # Keras imports it later, whatever the backend

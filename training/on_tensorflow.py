@@ -5,9 +5,9 @@ import tensorflow as tf
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's layer, trained by TensorFlow's fused kernel; with training=False it is Keras's own.
+    """Keras's layer, but TensorFlow's fused kernel computes it in training.
 
-    Keras normalises in a dozen passes over the maps, and maps of bfloat16 in float32: up to half of a training step.
+    Keras itself computes it in a dozen passes over the maps, which takes up to half of a training step.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -17,7 +17,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             x=tf.cast(inputs, self.compute_dtype),
             scale=self.gamma.value,
             offset=self.beta.value,
-            mean=tf.zeros([0]),  # none are given: those of the batch are taken
+            mean=tf.zeros([0]),  # empty: the kernel takes the batch's mean and variance
             variance=tf.zeros([0]),
             epsilon=self.epsilon,
             is_training=True,
@@ -27,28 +27,28 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def fuse_batch_normalization(model):
-    """Let every batch normalisation of a network be trained by the fused kernel.
+def fuse_batch_normalization(model: keras.Model) -> None:
+    """Let TensorFlow's fused kernel train every batch normalisation of a network.
 
     Results and gradients are the same up to rounding; the variance that is kept for later is that of n - 1 values.
 
     Args:
-        model: `keras.Model`, changed in place; not for saving.
+        model: Changed in place; not for saving.
     """
     for layer in model.layers:
         if type(layer) is keras.layers.BatchNormalization:
             layer.__class__ = FusedBatchNormalization
 
 
-def read_ahead(batches, ahead):
-    """A data pipeline that prepares batches while the step before runs.
+def read_ahead(batches: keras.utils.PyDataset, ahead: int) -> tf.data.Dataset:
+    """Make a data pipeline that prepares batches while the step before runs.
 
-    `fit` would make one, too, but autotuned: on a single core, the thread that tunes can sleep through the end of an
-    epoch, and is waited for.  Epochs of mini_XCEPTION took up to 42 s in place of 25.
+    `fit` would make an autotuned one.  On a single core, its tuning thread can sleep through the end of an epoch, and
+    `fit` waits for that thread: epochs of mini_XCEPTION took up to 42 s in place of 25 s.
 
     Args:
-        batches: `keras.utils.PyDataset` of tuples of NumPy arrays.
-        ahead: how many batches are prepared at most.
+        batches: Tuples of NumPy arrays.
+        ahead: Batches that are prepared at most.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,0 +1,113 @@
+"""The optimizer: AdamW, or Muon, under a learning-rate schedule, with a moving average of the weights."""
+
+import math
+
+import keras
+
+from models.cnn import EMOTION_MAPS
+
+OPTIMIZERS = ("muon", "adamw")
+SCHEDULES = ("cosine", "plateau")
+
+
+def make_optimizer(
+    name: str,
+    *,
+    learning_rate: float,
+    schedule: str,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: float,
+    weight_decay: float,
+    ema_epochs: float,
+    muon_momentum: float,
+) -> keras.optimizers.Optimizer:
+    """Build the optimizer of a run.
+
+    Args:
+        name: One of OPTIMIZERS.
+        learning_rate: At its peak.
+        schedule: "cosine": a linear rise, then half a cosine to zero over all epochs; "plateau": constant, for
+            `keras.callbacks.ReduceLROnPlateau` to reduce.
+        epochs: Of the whole run.
+        steps_per_epoch: Batches in an epoch.
+        warmup_epochs: Length of the linear rise, at most a fifth of the run.
+        weight_decay: Decoupled, on kernels only.
+        ema_epochs: Horizon of the exponential moving average of the weights, at most a fifth of the run; 0: none.
+        muon_momentum: Momentum of Muon's steps, from 0 to below 1.
+    """
+    rate = learning_rate
+    if schedule == "cosine":
+        warmup_steps = min(warmup_epochs, epochs // 5) * steps_per_epoch
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=learning_rate / 100 if warmup_steps else learning_rate,
+            warmup_target=learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+            decay_steps=max(1, epochs * steps_per_epoch - warmup_steps),
+        )
+    horizon = min(ema_epochs, epochs / 5)  # a longer one would keep a short run's average near its first weights
+    average = {"use_ema": False}
+    if horizon > 0:
+        average = {"use_ema": True, "ema_momentum": math.exp(-1 / (horizon * steps_per_epoch))}
+    if name == "muon":
+        optimizer = Muon(rate, momentum=muon_momentum, weight_decay=weight_decay, **average)
+    else:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **average)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+class Muon(keras.optimizers.AdamW):
+    """AdamW, but the kernels of convolutions take steps that are orthogonal matrices, of the size of Adam's steps.
+
+    An orthogonal step changes a layer's output as much in rare directions as in frequent ones.  AdamW still updates the
+    last layer, depthwise kernels (which mix no channels), biases and batch normalisation.  Keras's own Muon takes
+    two-dimensional variables only.
+    Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; for the size of the steps, Liu et al. 2025,
+    "Muon is Scalable for LLM Training", arXiv:2502.16982.
+
+    Args:
+        learning_rate: A float or a `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: Share of the sum of gradients that stays for the next step.
+        **adamw: As `keras.optimizers.AdamW` takes them.
+    """
+
+    def __init__(self, learning_rate, momentum: float = 0.95, **adamw):
+        super().__init__(learning_rate, **adamw)
+        self.muon_momentum = momentum
+
+    def build(self, var_list: list) -> None:
+        super().build(var_list)
+        kernels = [v for v in var_list if len(v.shape) == 4 and v.shape[-1] > 1 and EMOTION_MAPS not in v.path]
+        self._orthogonal = {self._get_variable_index(kernel) for kernel in kernels}
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        index = self._get_variable_index(variable)
+        if index not in self._orthogonal:
+            return super().update_step(gradient, variable, learning_rate)
+        gradient = keras.ops.cast(gradient, variable.dtype)
+        momentum = self._momentums[index]
+        self.assign(momentum, self.muon_momentum * momentum + gradient)
+        step = keras.ops.reshape(gradient + self.muon_momentum * momentum, (-1, variable.shape[-1]))
+        size = 0.2 * math.sqrt(max(step.shape)) * keras.ops.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, size * keras.ops.reshape(orthogonalize(step), variable.shape))
+
+
+def orthogonalize(matrix):
+    """Return about the nearest matrix whose singular values are all 1.
+
+    Five Newton-Schulz iterations, with the coefficients of Jordan et al. 2024.
+
+    Args:
+        matrix: Tensor (rows, columns).
+
+    Returns:
+        Tensor (rows, columns).
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = keras.ops.transpose(matrix) if tall else matrix
+    x = x / (keras.ops.norm(x) + 1e-7)
+    for _ in range(5):
+        square = x @ keras.ops.transpose(x)
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return keras.ops.transpose(x) if tall else x
