@@ -1,1 +1,1 @@
-"""The five networks (`cnn`) and the files their weights live in (`checkpoint`)."""
+"""Networks (`cnn`), the files of their weights (`checkpoint`), and trained networks at work (`classifier`)."""

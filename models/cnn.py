@@ -2,35 +2,43 @@
 
 simple_CNN, simpler_CNN and the XCEPTIONs come from Arriaga, Valdenegro-Toro and Plöger, "Real-time Convolutional
 Neural Networks for Emotion and Gender Classification" (2017), arXiv:1710.07557.  Widths, kernels and parameter counts
-are theirs.  All five end alike: one 3x3 convolution makes a map per emotion (layer `EMOTION_MAPS`), the mean of each
-map is that emotion's logit.  The maps are coarse, 3x3 in most, and what they show is not what the network needs most:
-`EmotionClassifier.heat_maps` shows that.
+are the paper's.  All five networks end in the same way: a 3x3 convolution (the layer `EMOTION_MAPS`) makes one map per
+emotion, and the mean of that map is the emotion's logit.  The maps are coarse, 3x3 in most networks.  They do not show
+well which parts of a face a network needs: use `EmotionClassifier.heat_maps` for that.
 
-A new network is one more short function: compose the blocks below and add it to `NETWORKS`.
+To add a network, write one more short function from the blocks below, and add it to `NETWORKS`.
 """
+
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import layers
 
-EMOTION_MAPS = "emotion_maps"  # layer name of the last convolution, the same in every network
-SMALLEST, LARGEST = 32, 96  # pixels, both sides; below 32 the last maps shrink to a point
+from command_line import UserError
+
+EMOTION_MAPS = "emotion_maps"  # name of the last convolution, the same in every network
+SMALLEST, LARGEST = 32, 96  # pixels, height and width; below 32 the emotion maps shrink to one point
+
+# ----------------------------------------------------------------------------------------------------------
+# Networks
 
 
-def simple_CNN(input_shape, num_classes, l2_regularization=0.0):
-    """A plain CNN: four stages of two convolutions, halved by average pooling.  642,935 parameters for 7 classes.
+def simple_CNN(input_shape: Sequence[int], num_classes: int, l2_regularization: float = 0.0) -> keras.Model:
+    """A plain CNN: four stages of two convolutions and average pooling.  642,935 parameters for 7 classes.
 
     Args:
-        input_shape: (height, width, channels); sides from 32 to 96 pixels, 1 or 3 channels.
-        num_classes: emotions to tell apart, at least 2.
+        input_shape: Height, width and channels; height and width from 32 to 96 pixels, 1 or 3 channels.
+        num_classes: Number of emotions, at least 2.
         l2_regularization: L2 penalty on every convolution kernel (the paper's XCEPTIONs used 0.01).
 
     Returns:
-        An uncompiled `keras.Model` from (n, height, width, channels) to softmax probabilities (n, num_classes).
+        An uncompiled model from faces (n, height, width, channels) to softmax probabilities (n, num_classes).
 
     Raises:
-        ValueError: the shape or the number of classes is one the network can't take.
+        UserError: The input shape or the number of classes is outside these limits.
+        ValueError: `num_classes` is not a whole number, or `l2_regularization` is negative.
     """
-    inputs, l2 = _checked_input(input_shape, num_classes, l2_regularization)
+    inputs, l2 = _input_and_l2(input_shape, num_classes, l2_regularization)
     x = inputs
     for filters, kernel in ((16, 7), (32, 5), (64, 3), (128, 3)):
         x = _conv_bn_relu(x, filters, kernel, l2=l2)
@@ -41,15 +49,15 @@ def simple_CNN(input_shape, num_classes, l2_regularization=0.0):
     return _head(inputs, x, num_classes, l2, "simple_CNN")
 
 
-def simpler_CNN(input_shape, num_classes, l2_regularization=0.0):
-    """Strided convolutions in place of pooling, 1x1 ones between the wide stages.  559,671 parameters for 7 classes.
+def simpler_CNN(input_shape: Sequence[int], num_classes: int, l2_regularization: float = 0.0) -> keras.Model:
+    """A CNN with strided convolutions in place of pooling, and 1x1 convolutions.  559,671 parameters for 7 classes.
 
-    The paper's authors halve six times, down to a single point at 48x48; here the last two stages keep their size, so
-    that the emotion maps still show where (3x3 at 48x48).
+    The paper's authors halve the resolution six times, down to one point at 48x48.  Here the last two stages keep their
+    resolution, so that the emotion maps still have positions (3x3 at 48x48).
 
-    Args, Returns, Raises: as `simple_CNN`.
+    Args, Returns, Raises: As `simple_CNN`.
     """
-    inputs, l2 = _checked_input(input_shape, num_classes, l2_regularization)
+    inputs, l2 = _input_and_l2(input_shape, num_classes, l2_regularization)
     x = inputs
     for filters, kernel in ((16, 5), (32, 5), (64, 3)):
         x = _conv_bn_relu(x, filters, kernel, l2=l2)
@@ -65,28 +73,28 @@ def simpler_CNN(input_shape, num_classes, l2_regularization=0.0):
     return _head(inputs, x, num_classes, l2, "simpler_CNN")
 
 
-def tiny_XCEPTION(input_shape, num_classes, l2_regularization=0.0):
-    """The smallest: mini_XCEPTION at half the width.  18,314 parameters for 7 classes.
+def tiny_XCEPTION(input_shape: Sequence[int], num_classes: int, l2_regularization: float = 0.0) -> keras.Model:
+    """The smallest network: mini_XCEPTION at half the width.  18,314 parameters for 7 classes.
 
-    Args, Returns, Raises: as `simple_CNN`.
+    Args, Returns, Raises: As `simple_CNN`.
     """
     return _small_xception(input_shape, num_classes, l2_regularization, 5, (8, 16, 32, 64), "tiny_XCEPTION")
 
 
-def mini_XCEPTION(input_shape, num_classes, l2_regularization=0.0):
-    """The paper's real-time network, and this project's default.  58,423 parameters for 7 classes.
+def mini_XCEPTION(input_shape: Sequence[int], num_classes: int, l2_regularization: float = 0.0) -> keras.Model:
+    """The paper's real-time network, and the trainer's default.  58,423 parameters for 7 classes.
 
-    Args, Returns, Raises: as `simple_CNN`.
+    Args, Returns, Raises: As `simple_CNN`.
     """
     return _small_xception(input_shape, num_classes, l2_regularization, 8, (16, 32, 64, 128), "mini_XCEPTION")
 
 
-def big_XCEPTION(input_shape, num_classes, l2_regularization=0.0):
-    """Fewer, wider modules on a strided stem, after Xception's entry flow.  208,871 parameters for 7 classes.
+def big_XCEPTION(input_shape: Sequence[int], num_classes: int, l2_regularization: float = 0.0) -> keras.Model:
+    """Two wide modules after a strided stem, as in Xception's entry flow.  208,871 parameters for 7 classes.
 
-    Args, Returns, Raises: as `simple_CNN`.
+    Args, Returns, Raises: As `simple_CNN`.
     """
-    inputs, l2 = _checked_input(input_shape, num_classes, l2_regularization)
+    inputs, l2 = _input_and_l2(input_shape, num_classes, l2_regularization)
     x = _conv_bn_relu(inputs, 32, 3, strides=2, padding="valid", use_bias=False, l2=l2)
     x = _conv_bn_relu(x, 64, 3, padding="valid", use_bias=False, l2=l2)
     x = _xception_module(x, 128, l2)
@@ -95,14 +103,35 @@ def big_XCEPTION(input_shape, num_classes, l2_regularization=0.0):
     return _head(inputs, x, num_classes, l2, "big_XCEPTION")
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
     network.__name__: network for network in (simple_CNN, simpler_CNN, tiny_XCEPTION, mini_XCEPTION, big_XCEPTION)
 }
 
+# ----------------------------------------------------------------------------------------------------------
+# Blocks
+
+
+def _input_and_l2(input_shape, num_classes, l2_regularization):
+    """Check a network's arguments; return its input layer and its L2 regularizer (or None)."""
+    shape = tuple(input_shape)
+    sides_fit = len(shape) == 3 and all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in shape[:2])
+    if not sides_fit or shape[2] not in (1, 3):
+        raise UserError(
+            f"a network's input must be (height, width, channels), sides from {SMALLEST} to {LARGEST} pixels and "
+            f"1 or 3 channels; found {input_shape}: choose another image size"
+        )
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise ValueError(f"num_classes must be a whole number; found {num_classes!r}")
+    if num_classes < 2:
+        raise UserError(f"a network must have at least 2 emotions; found {num_classes}: use data that show more")
+    if not l2_regularization >= 0:  # not (...): NaN compares false
+        raise ValueError(f"l2_regularization must be 0 or more; found {l2_regularization!r}")
+    return keras.Input(shape, name="faces"), keras.regularizers.L2(l2_regularization) if l2_regularization else None
+
 
 def _small_xception(input_shape, num_classes, l2_regularization, stem, widths, name):
-    """tiny and mini: a stem of two convolutions of `stem` filters, then a module per width."""
-    inputs, l2 = _checked_input(input_shape, num_classes, l2_regularization)
+    """tiny_XCEPTION and mini_XCEPTION: two convolutions of `stem` filters, then one module for each width."""
+    inputs, l2 = _input_and_l2(input_shape, num_classes, l2_regularization)
     x = _conv_bn_relu(inputs, stem, 3, padding="valid", use_bias=False, l2=l2)
     x = _conv_bn_relu(x, stem, 3, padding="valid", use_bias=False, l2=l2)
     for filters in widths:
@@ -111,16 +140,16 @@ def _small_xception(input_shape, num_classes, l2_regularization, stem, widths, n
 
 
 def _conv_bn_relu(x, filters, kernel, strides=1, padding="same", use_bias=True, l2=None):
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
     x = layers.Conv2D(filters, kernel, strides, padding, use_bias=use_bias, kernel_regularizer=l2)(x)
     x = layers.BatchNormalization()(x)
     return layers.Activation("relu")(x)
 
 
 def _xception_module(x, filters, l2):
-    """Two separable convolutions, halved, beside a strided 1x1 shortcut: (n, h, w, c) -> (n, h/2, w/2, filters)."""
-    # Every other pixel, then 1x1, is the strided convolution; its gradient crashes TensorFlow 2.21's oneDNN on some
-    # processors at odd batch sizes.
+    """Two separable convolutions and max pooling, plus a 1x1 shortcut: (n, h, w, c) -> (n, h/2, w/2, filters)."""
+    # Pooling keeps every other pixel; a 1x1 convolution after it equals the strided one.  The strided convolution's
+    # gradient crashes TensorFlow 2.21's oneDNN on some processors at odd batch sizes.
     shortcut = layers.MaxPooling2D(1, strides=2, padding="same")(x)
     shortcut = layers.Conv2D(filters, 1, use_bias=False, kernel_regularizer=l2)(shortcut)
     shortcut = layers.BatchNormalization()(shortcut)
@@ -132,7 +161,7 @@ def _xception_module(x, filters, l2):
 
 
 def _separable_bn(x, filters, l2):
-    """Depthwise 3x3 and pointwise 1x1 convolution, batch normalisation."""
+    """Depthwise 3x3 convolution, pointwise 1x1 convolution, batch normalization."""
     x = layers.SeparableConv2D(
         filters, 3, padding="same", use_bias=False, depthwise_regularizer=l2, pointwise_regularizer=l2
     )(x)
@@ -140,24 +169,8 @@ def _separable_bn(x, filters, l2):
 
 
 def _head(inputs, x, num_classes, l2, name):
-    """A map per emotion, its mean as the logit, softmax in float32 whatever precision came before."""
+    """One map per emotion, the map's mean as the logit, softmax in float32 (also under a mixed precision policy)."""
     x = layers.Conv2D(num_classes, 3, padding="same", kernel_regularizer=l2, name=EMOTION_MAPS)(x)
     x = layers.GlobalAveragePooling2D(name="logits")(x)
     x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, x, name=name)
-
-
-def _checked_input(input_shape, num_classes, l2_regularization):
-    """The input layer and the L2 regulariser (or None) of arguments that a network can take."""
-    shape = tuple(input_shape)
-    fits = len(shape) == 3 and all(isinstance(side, int) and SMALLEST <= side <= LARGEST for side in shape[:2])
-    if not fits or shape[2] not in (1, 3):
-        raise ValueError(
-            f"input_shape must be (height, width, channels), sides from {SMALLEST} to {LARGEST} pixels and 1 or 3 "
-            f"channels; found {input_shape}"
-        )
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"num_classes must be a whole number of at least 2; found {num_classes!r}")
-    if not l2_regularization >= 0:
-        raise ValueError(f"l2_regularization must be 0 or more; found {l2_regularization!r}")
-    return keras.Input(shape, name="faces"), keras.regularizers.L2(l2_regularization) if l2_regularization else None

@@ -1,4 +1,4 @@
-"""Tests of models/checkpoint.py: whole files or none, their labels, files of others, the compiled form."""
+"""Tests of models/checkpoint.py: complete files or none, labels, files of other projects, the compiled form."""
 
 import errno
 import hashlib
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 
+from command_line import UserError
 from drawn_faces import draw_dataset
 from load_and_process import EMOTIONS, preprocess_images
 from models import checkpoint
@@ -58,7 +59,7 @@ def path(saved, tmp_path):
     return Path(shutil.copy(saved[0], tmp_path / "tiny.hdf5"))
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Writing
 
 
@@ -109,15 +110,16 @@ def test_a_failing_write_leaves_the_older_file(path, monkeypatch, step):
 
     before = path.read_bytes()
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match=f"{path}.*No space left") as caught:
+    with pytest.raises(UserError, match=f"{path}.*No space left") as caught:
         save_checkpoint(network(seed=1), path, EMOTIONS)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.exit_status == 1
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
 
 FULL_DISK = """
 import resource, sys
+from command_line import UserError
 from load_and_process import EMOTIONS
 from models.checkpoint import save_checkpoint
 from models.cnn import NETWORKS
@@ -126,7 +128,7 @@ for limit in (2_000, 60_000, 150_000, 220_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         save_checkpoint(model, sys.argv[1], EMOTIONS)
-    except OSError as error:
+    except UserError as error:
         print(error)
 """
 
@@ -143,14 +145,22 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_file(path):
     assert os.listdir(path.parent) == [path.name]
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Reading
 
 
-def test_reads_the_header_without_keras(path):
-    program = "import sys; from models.checkpoint import read_header; print(read_header(sys.argv[1]).network)"
-    done = run(f"{program}; print(*{{'keras', 'tensorflow', 'jax'}} & set(sys.modules))", path)
-    assert done.stdout.split() == ["tiny_XCEPTION"], done.stderr
+@pytest.mark.parametrize("module", ["models.checkpoint", "models.classifier"])
+def test_reads_headers_without_tensorflow_and_keras(module, path):
+    """Neither importing the modules nor reading a header loads them, by whatever way of importing."""
+    program = f"""
+import sys
+import {module}
+from models.checkpoint import compile_checkpoint, read_header
+print(read_header(sys.argv[1]).network, compile_checkpoint(sys.argv[2]).suffix)
+print(*{{"keras", "tensorflow", "jax", "torch"}} & {{name.partition(".")[0] for name in sys.modules}})
+"""
+    done = run(program, path, SHIPPED[0])
+    assert done.stdout.split() == ["tiny_XCEPTION", ".tflite"], done.stderr
 
 
 def without_labels(path):
@@ -260,7 +270,7 @@ def test_loads_a_network_of_another_precision_in_float32(tmp_path):
     assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Bad files: each a line that names the file
 
 
@@ -315,51 +325,52 @@ def damaged_inside(path):
 @pytest.mark.parametrize("given", ["mini_XCEPTION", "models/mini_XCEPTION", "nowhere/mini_XCEPTION.hdf5"])
 def test_names_the_checkpoint_that_was_meant(given):
     shipped = Path(checkpoint.__file__).with_name("mini_XCEPTION.hdf5")
-    with pytest.raises((ValueError, FileNotFoundError), match=f"; did you mean .*{shipped.name}.$"):
+    with pytest.raises(UserError, match=f"; did you mean .*{shipped.name}.$"):
         read_header(given)
 
 
 @pytest.mark.parametrize("given", [".", "/", "..", "models"])
 def test_a_folder_is_no_checkpoint(given):
-    with pytest.raises(ValueError, match="a model is a Keras checkpoint.*; found [./models]+$"):
+    with pytest.raises(UserError, match="a model is a Keras checkpoint.*; found [./models]+$"):
         read_header(given)
 
 
 LAMBDA = keras.layers.Lambda(lambda x: x)
 BAD = {
-    "missing": (Path.unlink, FileNotFoundError, "no checkpoint at"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), FileNotFoundError, None),
-    "empty": (lambda path: path.write_bytes(b""), ValueError, "not a whole HDF5 file"),
-    "random bytes": (lambda path: path.write_bytes(os.urandom(5000)), ValueError, "not a whole HDF5 file"),
-    "truncated": (cut, ValueError, "not a whole HDF5 file"),
-    "damaged inside": (damaged_inside, ValueError, None),
-    "not Keras": (plain_hdf5, ValueError, "no Keras network"),
-    "weights only": (weights_only, ValueError, "no Keras network"),
-    "broken description": (attribute("model_config", "{"), ValueError, "damaged"),
-    "a number for a description": (attribute("model_config", 5), ValueError, None),
-    "an empty description": (attribute("model_config", "[]"), ValueError, None),
-    "broken labels": (attribute("emotions", "["), ValueError, "damaged"),
-    "a number for labels": (attribute("emotions", "5"), ValueError, None),
-    "text for labels": (attribute("emotions", '"abcdefg"'), ValueError, None),
-    "numbers as labels": (attribute("emotions", "[1, 2, 3, 4, 5, 6, 7]"), ValueError, None),
-    "too few labels": (attribute("emotions", json.dumps(LABELS)), ValueError, "one output per emotion.* 7.* 3"),
-    "five outputs": (keras_file((32, 32, 1), outputs=5), ValueError, "one output per emotion.* 5.* 7"),
-    "two rows of outputs": (several_outputs, ValueError, "one row of probabilities"),
-    "colour": (keras_file((48, 48, 3)), ValueError, r"grey images .*\(48, 48, 3\)"),
-    "code": (keras_file((48, 48, 1), LAMBDA), ValueError, "code in a Lambda layer"),
-    "code inside a layer": (
-        keras_file((32, 32, 1), keras.layers.TimeDistributed(LAMBDA)),
-        ValueError,
-        "code in a Lambda layer",
-    ),
+    "missing": (Path.unlink, "no checkpoint at"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), None),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole HDF5 file"),
+    "random bytes": (lambda path: path.write_bytes(os.urandom(5000)), "not a whole HDF5 file"),
+    "truncated": (cut, "not a whole HDF5 file"),
+    "damaged inside": (damaged_inside, None),
+    "not Keras": (plain_hdf5, "no Keras network"),
+    "weights only": (weights_only, "no Keras network"),
+    "broken description": (attribute("model_config", "{"), "damaged"),
+    "a number for a description": (attribute("model_config", 5), None),
+    "an empty description": (attribute("model_config", "[]"), "describes no network"),
+    "layers that are none": (attribute("model_config", '{"class_name": "Sequential", "config": [1, "x"]}'), "damaged"),
+    "an empty list of layers": (attribute("model_config", '{"class_name": "Sequential", "config": []}'), "damaged"),
+    "a model without a class": (attribute("model_config", '{"config": {"layers": []}}'), "damaged"),
+    "a shape that is none": (attribute("model_config", '{"class_name": "M", "config": {"batch_shape": 5}}'), "takes"),
+    "a description without end": (attribute("model_config", "[" * 30_000), "damaged"),
+    "broken labels": (attribute("emotions", "["), "damaged"),
+    "a number for labels": (attribute("emotions", "5"), None),
+    "text for labels": (attribute("emotions", '"abcdefg"'), None),
+    "numbers as labels": (attribute("emotions", "[1, 2, 3, 4, 5, 6, 7]"), None),
+    "too few labels": (attribute("emotions", json.dumps(LABELS)), "one output per emotion.* 7.* 3"),
+    "five outputs": (keras_file((32, 32, 1), outputs=5), "one output per emotion.* 5.* 7"),
+    "two rows of outputs": (several_outputs, "one row of probabilities"),
+    "colour": (keras_file((48, 48, 3)), r"grey images .*\(48, 48, 3\)"),
+    "code": (keras_file((48, 48, 1), LAMBDA), "code in a Lambda layer"),
+    "code inside a layer": (keras_file((32, 32, 1), keras.layers.TimeDistributed(LAMBDA)), "code in a Lambda layer"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files_are_one_line(path, case):
-    spoil, kind, message = BAD[case]
+    spoil, message = BAD[case]
     spoil(path)
-    with pytest.raises(kind, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -367,8 +378,18 @@ def test_bad_files_are_one_line(path, case):
 @pytest.mark.parametrize("name", ["model.keras", "model", "model.tflite"])
 def test_other_suffixes_are_refused(path, name):
     path = path.rename(path.with_name(name))
-    with pytest.raises(ValueError, match=rf"\.hdf5 or \.h5; found .*{name}"):
+    with pytest.raises(UserError, match=rf"\.hdf5 or \.h5; found .*{name}"):
         read_header(path)
+
+
+def test_a_bug_of_ours_is_no_damaged_file(path, monkeypatch):
+    """Only what Keras and h5py do with the file is told as a mistake in the file."""
+    for function in ("_layers", "_input_shape", "emotions_of"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, function, lambda *_: EMOTIONS.index("bored"))
+            with pytest.raises(ValueError, match="not in tuple") as raised:
+                load_checkpoint(path)
+            assert not isinstance(raised.value, UserError), function
 
 
 def test_code_is_not_run(path, tmp_path, monkeypatch):
@@ -378,12 +399,12 @@ def test_code_is_not_run(path, tmp_path, monkeypatch):
         touch = {"command": f"touch {tmp_path / 'ran'}"}
         config["config"]["layers"][-1] |= {"module": "os", "class_name": "system", "config": touch}
         file.attrs["model_config"] = json.dumps(config)
-    with pytest.raises(ValueError, match=str(path)) as caught:
+    with pytest.raises(UserError, match=str(path)) as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # The compiled form
 
 
@@ -451,7 +472,7 @@ def test_a_cache_named_relatively_is_in_the_users_folder(path, monkeypatch):
 def test_a_cache_that_can_not_be_written_is_one_line(path, monkeypatch):
     (path.parent / "file").write_text("no folder")
     monkeypatch.setenv("EMOTION_CACHE", str(path.parent / "file" / "cache"))
-    with pytest.raises(ValueError, match=r"cache/tiny\..*\.tflite can't be written .*: choose another place") as caught:
+    with pytest.raises(UserError, match=r"cache/tiny\..*\.tflite can't be written .*: choose another path") as caught:
         compile_checkpoint(path)
     assert "\n" not in str(caught.value)
 
@@ -468,7 +489,7 @@ def test_compiling_by_hand(path):
 def test_without_tensorflow_what_must_be_compiled_is_one_line(path, monkeypatch):
     monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
-    with pytest.raises(ValueError, match="tiny.hdf5 must be compiled first, .* pip install -r requirements.txt$"):
+    with pytest.raises(UserError, match="tiny.hdf5 must be compiled first, .* pip install -r requirements.txt$"):
         compile_checkpoint(path)
     for shipped in SHIPPED:
         assert compile_checkpoint(shipped).is_file()
@@ -477,14 +498,35 @@ def test_without_tensorflow_what_must_be_compiled_is_one_line(path, monkeypatch)
 def test_bad_files_do_not_reach_the_compiler(path, monkeypatch):
     monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
     cut(path)
-    with pytest.raises(ValueError, match="not a whole HDF5 file"):
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
         compile_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("status", "stderr", "kind", "message"),
+    [
+        (2, "error: a rule was broken\n", UserError, "^a rule was broken$"),
+        (1, "noise\nerror: cache can't be written: No space left\n", UserError, "^cache can't be written: No space"),
+        (-9, "", UserError, "tiny.hdf5 can't be compiled: TensorFlow ended by signal 9"),
+        (1, "Traceback (most recent call last):\nValueError: a bug\n", RuntimeError, "Traceback(.|\n)*a bug"),
+    ],
+)
+def test_what_the_compiling_process_says_is_told_again(path, monkeypatch, status, stderr, kind, message):
+    """Its mistakes as mistakes with its exit status, its bugs as bugs."""
+
+    def fail(command, **_):
+        return subprocess.CompletedProcess(command, status, "", stderr)
+
+    monkeypatch.setattr(checkpoint.subprocess, "run", fail)
+    with pytest.raises(kind, match=message) as raised:
+        compile_checkpoint(path)
+    assert kind is RuntimeError or raised.value.exit_status == max(status, 1)
 
 
 def test_a_network_that_can_not_be_compiled_is_one_line(path, emotion_cache):
     before = set(emotion_cache.iterdir())
     attribute("emotions", json.dumps(LABELS))(path)
-    with pytest.raises(ValueError, match="one output per emotion.* 7.* 3") as caught:
+    with pytest.raises(UserError, match="one output per emotion.* 7.* 3") as caught:
         compile_checkpoint(path)
     assert "\n" not in str(caught.value)
     assert set(emotion_cache.iterdir()) == before

@@ -71,7 +71,10 @@ def hottest(heat):
     return np.unravel_index(parts(heat).argmax(), (GRID, GRID))
 
 
-# ----------------------------------------------------------------------------------------------------- probabilities
+# ----------------------------------------------------------------------------------------------------------
+# Probabilities
+
+
 def test_live_and_training_see_the_same_pixels_and_the_same_probabilities(mini, drawn_frame, tmp_path):
     """From a box in a frame to probabilities: the live path against the data loader and Keras."""
     frame, boxes = drawn_frame
@@ -138,7 +141,10 @@ def test_a_file_of_keras_2_answers_as_in_keras(drawn_frame, tmp_path):
     np.testing.assert_allclose(classify(frame, boxes), wanted, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------ compiled form
+# ----------------------------------------------------------------------------------------------------------
+# Compiled form
+
+
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """(checkpoint, {"beside": ..., "cached": ...}), where its compiled form may be; compiling is copying."""
@@ -170,7 +176,7 @@ def test_a_damaged_compiled_form_is_made_anew_in_the_cache(mini, drawn_frame, pl
         files[name].write_bytes(spoilt)
     np.testing.assert_array_equal(EmotionClassifier([path])(*drawn_frame), mini(*drawn_frame))
     *notices, compiling = capsys.readouterr().err.splitlines()
-    assert notices == [f"notice: {files[name]} is damaged and passed over" for name in damaged]
+    assert notices == [f"notice: {files[name]} is damaged and ignored" for name in damaged]
     assert compiling.startswith(f"compiling {path.name} once")
     assert files["cached"].read_bytes() == compile_checkpoint(MODEL).read_bytes()
     assert not files["beside"].exists() or files["beside"].read_bytes() == spoilt
@@ -198,7 +204,10 @@ def test_what_litert_does_not_run_is_one_line(places, monkeypatch):
         EmotionClassifier([path])
 
 
-# --------------------------------------------------------------------------------------------------------- heat maps
+# ----------------------------------------------------------------------------------------------------------
+# Heat maps
+
+
 def test_patterns_tell_the_parts_apart():
     signs = PATTERNS.reshape(len(PATTERNS), -1)
     np.testing.assert_array_equal(np.abs(signs), 1)

@@ -15,9 +15,10 @@ import pytest
 import drawn_faces
 import evaluate_emotion_classifier as evaluation
 import load_and_process
+from command_line import UserError, exit_status
 from drawn_faces import draw_dataset
-from evaluate_emotion_classifier import Answers, Faces
-from load_and_process import EMOTIONS, VOTE_COLUMNS, exit_status, load_fer2013_data, resize_face
+from evaluate_emotion_classifier import EvaluationSplit, Predictions
+from load_and_process import EMOTIONS, VOTE_COLUMNS, load_fer2013_data, resize_face
 from models.checkpoint import save_checkpoint
 
 SCRIPT = Path(evaluation.__file__)
@@ -38,7 +39,7 @@ KEYS = {
     "log_loss",
 }
 KEYS_OF_FLIP = {"accuracy_with_flip", "macro_f1_with_flip", "expected_calibration_error_with_flip"}
-PICTURES = ("confusion", "reliability", "mistakes")
+BINS = 15  # of confidence
 
 
 def linear_network(path, size=(48, 48), emotions=EMOTIONS, seed=0, activation="softmax", gain=1.0):
@@ -70,13 +71,14 @@ def linear_probabilities(faces, size=(48, 48), seed=0, emotions=EMOTIONS):
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def answers_of(truth, probabilities, emotions=("angry", "happy", "sad"), in_training=None, with_flip=None):
-    """Answers by hand: emotions by name, probabilities as rows."""
-    truth = np.array([EMOTIONS.index(emotion) for emotion in truth])
-    images = np.arange(len(truth), dtype=np.uint8)[:, None, None, None] * np.ones((48, 48, 1), np.uint8)
-    faces = Faces("PublicTest", images, truth, EMOTIONS, None if in_training is None else np.array(in_training))
+def predictions_of(y_true, probabilities, emotions=("angry", "happy", "sad"), in_training=None, with_flip=None):
+    """Predictions by hand: emotions by name, probabilities as rows; the pixels of a face are its number."""
+    numbers = np.array([EMOTIONS.index(emotion) for emotion in y_true])
+    faces = np.arange(len(numbers), dtype=np.uint8)[:, None, None, None] * np.ones((48, 48, 1), np.uint8)
+    in_training = None if in_training is None else np.array(in_training)
+    split = EvaluationSplit("PublicTest", faces, numbers, EMOTIONS, in_training)
     with_flip = None if with_flip is None else np.array(with_flip, float)
-    return Answers("some/net.hdf5", "net", 10, tuple(emotions), faces, np.array(probabilities, float), with_flip)
+    return Predictions("some/net.hdf5", "net", 10, tuple(emotions), split, np.array(probabilities, float), with_flip)
 
 
 def write_folder(folder, splits):
@@ -157,7 +159,7 @@ def report(networks, folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """(truth, probabilities of first, of second, the same of mirrored faces) without the script."""
+    """(y_true, probabilities of first, of second, the same of mirrored faces) without the script."""
     by_size = {size: load_fer2013_data(folder, (size, size))["PublicTest"] for size in (48, 64)}
     direct, mirrored = (
         [
@@ -169,7 +171,10 @@ def expected(folder):
     return by_size[48].emotions, direct, mirrored
 
 
-# ---------------------------------------------------------------------------------------------------------- figures
+# ----------------------------------------------------------------------------------------------------------
+# Figures
+
+
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
     [  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
@@ -185,7 +190,7 @@ def test_wilson_interval(successes, trials, low, high):
 
 
 @pytest.mark.parametrize(
-    ("confidence", "right", "error"),
+    ("confidence", "correct", "error"),
     [
         ([0.95, 0.95, 0.55, 0.55], [1, 0, 1, 1], (0.9 + 0.9) / 4),
         ([0.15, 0.2], [0, 1], 0.65 / 2),  # one bin: 0.2 is the upper edge of the third
@@ -194,14 +199,15 @@ def test_wilson_interval(successes, trials, low, high):
         ([1.0, 1.0], [0, 0], 1),
     ],
 )
-def test_expected_calibration_error(confidence, right, error):
-    assert evaluation.expected_calibration_error(np.array(confidence), np.array(right, bool)) == pytest.approx(error)
+def test_expected_calibration_error(confidence, correct, error):
+    found = evaluation.expected_calibration_error(np.array(confidence), np.array(correct, bool), BINS)
+    assert found == pytest.approx(error)
 
 
 def test_figures_of_a_small_example():
     rows = [[0.1, 0.8, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7], [0.1, 0.3, 0.6]]  # happy, happy, sad, sad
-    answers = answers_of(["happy", "happy", "happy", "sad"], rows, in_training=[True, False, False, False])
-    result = evaluation.measure(answers)
+    predictions = predictions_of(["happy", "happy", "happy", "sad"], rows, in_training=[True, False, False, False])
+    result = evaluation.measure(predictions, BINS)
     assert result["accuracy"] == 0.75 and result["images"] == 4
     assert result["accuracy_ci95"] == pytest.approx(evaluation.wilson_interval(3, 4))
     assert result["accuracy_without_training_duplicates"] == pytest.approx(2 / 3)
@@ -218,34 +224,37 @@ def test_figures_of_a_small_example():
     assert "log loss 0.714" in evaluation.summary(result)
 
 
-def test_emotions_that_are_never_named_and_those_that_never_occur():
+def test_emotions_that_are_never_predicted_and_those_that_never_occur():
     rows = [[0.9, 0.1, 0], [0, 1, 0], [0.8, 0.2, 0]]  # angry, happy, angry
-    result = evaluation.measure(answers_of(["happy", "happy", "sad"], rows))
+    result = evaluation.measure(predictions_of(["happy", "happy", "sad"], rows), BINS)
     assert result["per_emotion"]["sad"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
-    assert result["per_emotion"]["angry"]["precision"] is None  # named, though wrongly
+    assert result["per_emotion"]["angry"]["precision"] is None  # predicted, but wrong
     assert result["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
     assert 10 < result["log_loss"] < np.inf  # sad was given no probability at all
 
 
 @pytest.mark.parametrize("in_training", [None, [True, True]])
 def test_accuracy_without_duplicates_is_null_where_nothing_is_left(in_training):
-    result = evaluation.measure(answers_of(["happy", "sad"], np.eye(3)[[1, 2]], in_training=in_training))
+    result = evaluation.measure(predictions_of(["happy", "sad"], np.eye(3)[[1, 2]], in_training=in_training), BINS)
     assert result["accuracy_without_training_duplicates"] is None
     assert "duplicates" not in evaluation.summary(result)
 
 
 def test_flip_is_reported_apart():
     rows, flipped = [[0, 0.6, 0.4], [0, 0.6, 0.4]], [[0, 0.6, 0.4], [0, 0.4, 0.6]]
-    result = evaluation.measure(answers_of(["happy", "sad"], rows, with_flip=flipped))
+    result = evaluation.measure(predictions_of(["happy", "sad"], rows, with_flip=flipped), BINS)
     assert (result["accuracy"], result["accuracy_with_flip"]) == (0.5, 1.0)
     assert (result["macro_f1"], result["macro_f1_with_flip"]) == (pytest.approx(1 / 3), 1.0)  # angry never occurs
     assert result["expected_calibration_error"] == pytest.approx(0.1)
     assert result["expected_calibration_error_with_flip"] == pytest.approx(0.4)
     assert evaluation.summary(result).endswith("with flip 100.00%, macro-F1 100.0%, calibration error 40.0%")
-    assert not KEYS_OF_FLIP & evaluation.measure(answers_of(["happy", "sad"], rows)).keys()
+    assert not KEYS_OF_FLIP & evaluation.measure(predictions_of(["happy", "sad"], rows), BINS).keys()
 
 
-# ------------------------------------------------------------------------------------------------- the whole script
+# ----------------------------------------------------------------------------------------------------------
+# The whole script
+
+
 def test_json_has_the_keys_and_plain_types(report, networks):
     figures, _ = report
     assert figures.keys() == {"models", "ensemble"}
@@ -269,64 +278,69 @@ def test_json_has_the_keys_and_plain_types(report, networks):
 
 def test_each_network_sees_the_faces_at_its_own_size_and_emotions_are_matched_by_name(report, expected):
     figures, _ = report
-    truth, direct, mirrored = expected
+    y_true, direct, mirrored = expected
     for result, straight, mirror in zip(figures["models"], direct, mirrored, strict=True):
-        named = straight.argmax(axis=1)
+        y_pred = straight.argmax(axis=1)
         matrix = np.zeros((7, 7), int)
-        np.add.at(matrix, (truth, named), 1)
+        np.add.at(matrix, (y_true, y_pred), 1)
         assert result["confusion_matrix"] == matrix.tolist()
-        assert result["accuracy"] == pytest.approx(np.mean(named == truth))
-        assert result["accuracy_with_flip"] == pytest.approx(np.mean((straight + mirror).argmax(axis=1) == truth))
+        assert result["accuracy"] == pytest.approx(np.mean(y_pred == y_true))
+        assert result["accuracy_with_flip"] == pytest.approx(np.mean((straight + mirror).argmax(axis=1) == y_true))
     assert figures["models"][0]["confusion_matrix"] != figures["models"][1]["confusion_matrix"]
 
 
 def test_ensemble_is_the_mean_of_the_probabilities(report, expected):
     figures, _ = report
-    truth, direct, mirrored = expected
+    y_true, direct, mirrored = expected
     mean = np.mean(direct, axis=0)
-    right = mean.argmax(axis=1) == truth
-    assert figures["ensemble"]["accuracy"] == pytest.approx(right.mean())
-    error = evaluation.expected_calibration_error(mean.max(axis=1), right)
+    correct = mean.argmax(axis=1) == y_true
+    assert figures["ensemble"]["accuracy"] == pytest.approx(correct.mean())
+    error = evaluation.expected_calibration_error(mean.max(axis=1), correct, BINS)
     assert figures["ensemble"]["expected_calibration_error"] == pytest.approx(error, abs=1e-4)
     flipped = np.mean([*direct, *mirrored], axis=0).argmax(axis=1)
-    assert figures["ensemble"]["accuracy_with_flip"] == pytest.approx(np.mean(flipped == truth))
+    assert figures["ensemble"]["accuracy_with_flip"] == pytest.approx(np.mean(flipped == y_true))
 
 
 def test_faces_of_training_are_left_out(report, expected, drawn):
     figures, _ = report
-    truth, (first, _), _ = expected
+    y_true, (first, _), _ = expected
     faces, emotions = drawn["Training"]
     repeated = [
         resize_face(faces[emotions == EMOTIONS.index(emotion)][0], (48, 48)).tobytes() for emotion in ("fear", "sad")
     ]
-    right = first.argmax(axis=1) == truth
+    correct = first.argmax(axis=1) == y_true
     again = linear_probabilities(np.stack([np.frombuffer(face, np.uint8) for face in repeated])).argmax(axis=1)
-    right_repeated = int((again == [EMOTIONS.index("fear"), EMOTIONS.index("sad")]).sum())
-    wanted = (right.sum() - right_repeated) / 28
+    correct_repeated = int((again == [EMOTIONS.index("fear"), EMOTIONS.index("sad")]).sum())
+    wanted = (correct.sum() - correct_repeated) / 28
     assert figures["models"][0]["accuracy_without_training_duplicates"] == pytest.approx(wanted)
 
 
-def test_faces_are_read_and_named_a_batch_at_a_time(networks, folder, expected, monkeypatch):
-    monkeypatch.setattr(load_and_process, "IN_MEMORY", 0)
-    monkeypatch.setattr(evaluation, "batch_size", 8)
-    sizes = []
+def test_faces_are_read_and_predicted_a_batch_at_a_time(networks, folder, expected, tmp_path, monkeypatch):
+    batches = []
 
     def record(images):
-        sizes.append(len(images))
+        batches.append(images.shape[0])
+        assert isinstance(images, np.memmap)  # faces that are still in the file
         return load_and_process.preprocess_images(images)
 
     monkeypatch.setattr(evaluation, "preprocess_images", record)
-    faces = evaluation.read_split(folder, "PublicTest", (48, 48))
-    answers = evaluation.ask(networks["first"], "first", EMOTIONS, faces, flip=True)
-    assert isinstance(faces.images, np.memmap) and sizes == 2 * [8, 8, 8, 6]
+    split = evaluation.load_split(folder, "PublicTest", (48, 48))
+    np.save(tmp_path / "faces.npy", split.faces)
+    split = split._replace(faces=np.load(tmp_path / "faces.npy", mmap_mode="r"))
+    predictions = evaluation.predict_split(networks["first"], "first", EMOTIONS, split, flip=True, batch_size=8)
+    assert batches == 2 * [8, 8, 8, 6]
     _, (direct, _), (mirrored, _) = expected
-    np.testing.assert_allclose(answers.probabilities, direct, atol=1e-5)
-    np.testing.assert_allclose(answers.with_flip, (direct + mirrored) / 2, atol=1e-5)
+    np.testing.assert_allclose(predictions.probabilities, direct, atol=1e-5)
+    np.testing.assert_allclose(predictions.with_flip, (direct + mirrored) / 2, atol=1e-5)
 
 
 def test_pictures_of_every_network_and_the_ensemble(report):
     _, pictures = report
-    names = [f"{name}.PublicTest.{kind}.png" for name in ("ensemble", "first", "second") for kind in sorted(PICTURES)]
+    names = [
+        f"{name}.PublicTest.{kind}.png"
+        for name in ("ensemble", "first", "second")
+        for kind in sorted(evaluation.PICTURES)
+    ]
     assert files_in(pictures) == names
     for name in names:
         image = cv2.imread(str(pictures / name))
@@ -341,8 +355,8 @@ def test_printed_tables_and_summaries(networks, few, tmp_path, capsys):
     table = {line.split()[0]: line.split()[1:] for line in lines[4:11]}
     assert list(table) == list(EMOTIONS)
     assert table["angry"] == ["absent", "absent", "absent", "0"] and table["sad"][-1] == "4"
-    (summary,) = [line for line in lines if "right (95% interval" in line]
-    assert summary.startswith(f"{networks['first']}: ") and "macro-F1" in summary and "flip" not in summary
+    (summary,) = [line for line in lines if "(95% interval" in line]
+    assert summary.startswith(f"{networks['first']}: accuracy ") and "macro-F1" in summary and "flip" not in summary
     assert lines[-1] == f"pictures: {tmp_path}"
     assert run(networks["first"], "--dataset", few, "--split", "test", "--output-dir", tmp_path) == 0
     assert capsys.readouterr().out.splitlines() == lines  # the folder's name for it
@@ -362,9 +376,9 @@ def test_fewer_labels_in_the_data(networks, few, tmp_path):
         assert len(present) == 3 and result["macro_f1"] == pytest.approx(np.mean(present))
         assert all(scores["f1"] is None for scores in result["per_emotion"].values() if not scores["support"])
     split = load_fer2013_data(few)["PrivateTest"]
-    named = linear_probabilities(split.faces, seed=2, emotions=emotions).argmax(axis=1)
-    truth = np.array([emotions.index(EMOTIONS[number]) for number in split.emotions])
-    assert result["accuracy"] == pytest.approx(np.mean(named == truth))
+    y_pred = linear_probabilities(split.faces, seed=2, emotions=emotions).argmax(axis=1)
+    y_true = np.array([emotions.index(EMOTIONS[number]) for number in split.emotions])
+    assert result["accuracy"] == pytest.approx(np.mean(y_pred == y_true))
 
 
 def test_fer_plus_labels(networks, tmp_path):
@@ -405,8 +419,9 @@ def test_heat_maps_are_worth_what_hiding_their_hottest_part_costs(networks, few,
     maps = result["heat_maps"]
     assert set(maps) == {"faces", "probability", "lost_hottest", "lost_elsewhere", "lost_middle"}
     assert maps["faces"] == result["images"] == 12 and maps["lost_hottest"] > maps["lost_elsewhere"] + 0.1
-    line = f"of {maps['probability']:.2f}, the label loses {maps['lost_hottest']:.2f} with the hottest fifth"
-    assert line in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"the probability of the predicted emotion is {maps['probability']:.2f}; it falls by" in printed
+    assert f"by {maps['lost_hottest']:.2f} with the hottest fifth of the face hidden" in printed
     assert run(networks["first"], networks["second"], *arguments, 3, "--json", tmp_path / "figures.json") == 0
     report = json.loads((tmp_path / "figures.json").read_text())
     assert [each["heat_maps"]["faces"] for each in report["models"]] == [3, 3] and "heat_maps" not in report["ensemble"]
@@ -451,11 +466,14 @@ def test_as_a_user_runs_it(networks, few, tmp_path):
     assert done.stdout.strip() == "set()", done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------------------------
+# Pictures
+
+
 def test_confusion_matrix_shows_shares_of_the_true_emotion_and_counts():
     rows = np.eye(3)[[1, 1, 1, 2, 2]]
-    answers = answers_of(["happy", "happy", "happy", "happy", "sad"], rows)
-    (axes,) = evaluation.draw_confusion_matrix(answers, evaluation.measure(answers)).axes
+    predictions = predictions_of(["happy", "happy", "happy", "happy", "sad"], rows)
+    (axes,) = evaluation.draw_confusion_matrix(predictions, evaluation.measure(predictions, BINS)).axes
     assert {text.get_position(): text.get_text() for text in axes.texts} == {
         (0, 1): "0%\n0",
         (1, 1): "75%\n3",
@@ -469,18 +487,18 @@ def test_confusion_matrix_shows_shares_of_the_true_emotion_and_counts():
 
 def test_reliability_diagram_shows_accuracy_by_confidence():
     rows = [[0, 0.95, 0.05], [0, 0.95, 0.05], [0, 0.55, 0.45]]
-    answers = answers_of(["happy", "sad", "happy"], rows)
-    top, bottom = evaluation.draw_reliability(answers, evaluation.measure(answers)).axes
+    predictions = predictions_of(["happy", "sad", "happy"], rows)
+    top, bottom = evaluation.draw_reliability(predictions, evaluation.measure(predictions, BINS), BINS).axes
     heights = [bar.get_height() for bar in top.patches]
     assert len(heights) == 15 and np.flatnonzero(heights).tolist() == [8, 14]
     assert (heights[8], heights[14]) == (1, 0.5)
     assert [bar.get_height() for bar in bottom.patches][14] == pytest.approx(2 / 3)
 
 
-def test_mistakes_are_shown_surest_first():
+def test_mistakes_are_shown_most_confident_first():
     rows = [[0, 0.6, 0.4], [0, 0.9, 0.1], [0.3, 0, 0.7], [0, 0.2, 0.8]]
-    answers = answers_of(["sad", "sad", "happy", "sad"], rows)
-    figure = evaluation.draw_mistakes(answers, evaluation.measure(answers))
+    predictions = predictions_of(["sad", "sad", "happy", "sad"], rows)
+    figure = evaluation.draw_mistakes(predictions, evaluation.measure(predictions, BINS), 24)
     shown = [axes for axes in figure.axes if axes.images]
     assert [(axes.get_title(), axes.get_xlabel()) for axes in shown] == [
         ("happy 90.0%", "labelled sad"),
@@ -488,17 +506,20 @@ def test_mistakes_are_shown_surest_first():
         ("happy 60.0%", "labelled sad"),
     ]
     assert [int(axes.images[0].get_array()[0, 0]) for axes in shown] == [1, 2, 0]  # the faces themselves
-    assert "3 surest of 3 wrong answers" in figure.get_suptitle()
+    assert "3 most confident of 3 wrong predictions" in figure.get_suptitle()
 
 
 def test_no_mistakes_still_make_a_picture(tmp_path):
-    answers = answers_of(["happy", "sad"], np.eye(3)[[1, 2]])
-    figure = evaluation.draw_mistakes(answers, evaluation.measure(answers))
-    assert "no wrong answers" in figure.get_suptitle()
+    predictions = predictions_of(["happy", "sad"], np.eye(3)[[1, 2]])
+    figure = evaluation.draw_mistakes(predictions, evaluation.measure(predictions, BINS), 24)
+    assert "no wrong predictions" in figure.get_suptitle()
     figure.savefig(tmp_path / "none.png")
 
 
-# -------------------------------------------------------------------------------------------------------- bad input
+# ----------------------------------------------------------------------------------------------------------
+# Bad input
+
+
 @pytest.mark.parametrize(
     ("models", "arguments", "messages"),
     [
@@ -534,19 +555,54 @@ def test_bad_input_is_one_line_and_leaves_nothing(models, arguments, messages, n
     assert files_in(tmp_path) == ["file"] and networks["first"].read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "message"),
-    [
-        ("heat_maps", -1, "argument --heat-maps: must be at least 0; found -1"),
-        ("calibration_bins", 0, "setting calibration_bins: must be at least 1; found 0"),
-    ],
-)
-def test_bad_settings_get_one_line(setting, value, message, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation, setting, value)
+LIMITS = {
+    "heat_maps": (-1, "must be at least 0; found -1"),
+    "batch_size": (0, "must be at least 1; found 0"),
+    "calibration_bins": (0, "must be at least 1; found 0"),
+    "mistakes_shown": (-1, "must be at least 0; found -1"),
+}
+
+
+@pytest.mark.parametrize("setting", LIMITS)
+@pytest.mark.parametrize("where", ["flag", "setting"])
+def test_bad_settings_get_one_line(setting, where, monkeypatch, capsys):
+    value, message = LIMITS[setting]
+    flag = f"--{setting.replace('_', '-')}"
+    if where == "setting":
+        monkeypatch.setattr(evaluation, setting, value)
     with pytest.raises(SystemExit) as ended:
-        run("model.hdf5")
+        run("model.hdf5", *([flag, value] if where == "flag" else []))
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and message in error and error.count("\n") == 1
+    assert ended.value.code == 2 and flag in error and message in error and error.count("\n") == 1
+
+
+def test_every_setting_is_a_flag_of_the_same_name():
+    block = SCRIPT.read_text().split("# fmt: off")[1].split("# fmt: on")[0]
+    settings = {line.split(" = ")[0] for line in block.splitlines() if " = " in line and not line.startswith("#")}
+    args = vars(evaluation.parse_args(["model.hdf5"]))
+    assert settings and args.keys() == settings | {"models", "dataset"}
+    assert all(args[setting] == getattr(evaluation, setting) for setting in settings)
+
+
+def test_settings_reach_what_they_are_for(networks, few, tmp_path, monkeypatch):
+    handed = {}
+
+    def record(name):
+        function = getattr(evaluation, name)
+
+        def recorded(*arguments):
+            handed[name] = arguments
+            return function(*arguments)
+
+        monkeypatch.setattr(evaluation, name, recorded)
+
+    for name in ("predict_split", "measure", "draw_reliability", "draw_mistakes"):
+        record(name)
+    flags = ["--batch-size", 5, "--calibration-bins", 4, "--mistakes-shown", 1, "--no-flip"]
+    arguments = ["--dataset", few, "--split", "test", "--output-dir", tmp_path]
+    assert run(networks["first"], *arguments, *flags) == 0
+    assert handed["predict_split"][-2:] == (False, 5)
+    assert (handed["measure"][-1], handed["draw_reliability"][-1], handed["draw_mistakes"][-1]) == (4, 4, 1)
 
 
 def test_missing_data_set(networks, tmp_path, capsys):
@@ -560,6 +616,46 @@ def test_ctrl_c_leaves_what_was_there(networks, folder, tmp_path, monkeypatch):
 
     figures = tmp_path / "figures.json"
     figures.write_text("of an earlier run")
-    monkeypatch.setattr(evaluation, "ask", interrupted)
+    monkeypatch.setattr(evaluation, "predict_split", interrupted)
     assert run(networks["first"], "--dataset", folder, "--output-dir", tmp_path, "--json", figures) == 130
     assert files_in(tmp_path) == ["figures.json"] and figures.read_text() == "of an earlier run"
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Bugs
+
+BUGS = {
+    "zip": (lambda *_: list(zip([1], [], strict=True)), ValueError),
+    "concatenate": (lambda *_: np.concatenate([]), ValueError),
+    "unpacking": (lambda *_: next(a + b for a, b in [(1, 2, 3)]), ValueError),
+    "index": (lambda *_: EMOTIONS.index("bored"), ValueError),
+    "file": (lambda *_: SCRIPT.with_name("of_ours.json").read_text(), FileNotFoundError),
+}
+
+
+@pytest.mark.parametrize("part", ["read_headers", "load_split", "predict_split", "measure", "draw_mistakes"])
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_is_not_told_as_a_mistake(bug, part, networks, few, tmp_path, monkeypatch, capsys):
+    """Wherever it is: it keeps its traceback, and no half-finished file stays."""
+    fault, kind = BUGS[bug]
+    monkeypatch.setattr(evaluation, part, fault)
+    stand_in = predictions_of(["happy", "sad"], np.eye(7)[[3, 3]], EMOTIONS)
+    if part in ("measure", "draw_mistakes"):  # what comes before it is not what is tested
+        monkeypatch.setattr(evaluation, "predict_split", lambda *_: stand_in)
+    with pytest.raises(kind) as raised:
+        run(networks["first"], "--dataset", few, "--split", "test", "--output-dir", tmp_path)
+    assert not isinstance(raised.value, UserError)
+    assert files_in(tmp_path) == [] and "error: " not in capsys.readouterr().err
+
+
+def test_a_bug_ends_the_script_with_its_traceback(networks, few, tmp_path):
+    code = (
+        "import sys, evaluate_emotion_classifier as script\n"
+        "script.predict_split = lambda *_: script.EMOTIONS.index('bored')\n"
+        "sys.exit(script.exit_status(script.main))\n"
+    )
+    arguments = [networks["first"], "--dataset", few, "--split", "test", "--output-dir", tmp_path]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 1 and files_in(tmp_path) == []
+    assert "Traceback" in done.stderr and "ValueError: tuple.index(x): x not in tuple" in done.stderr
