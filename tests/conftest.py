@@ -1,11 +1,14 @@
-"""What the tests share: faces to look at, and a cache folder of their own, so that a run leaves the user's alone."""
+"""What the tests share: faces to look at, cameras, and a cache folder, so that a run leaves the user's folder alone."""
 
 import signal
+import time
+from types import SimpleNamespace
 
 import cv2
 import pytest
 
 from drawn_faces import DrawnFaceCapture, Identity
+from recognition import sources
 
 # A script's background job ignores Ctrl-C, and so would the programs that tests start and stop with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -47,3 +50,22 @@ def clip(tmp_path_factory):
         writer.write(capture.read()[1])
     writer.release()
     return path
+
+
+@pytest.fixture
+def connect_camera(monkeypatch):
+    """Connects a camera in place of the real ones: takes its pictures, None for none, and its patience in seconds."""
+    open_live = sources.Live
+
+    def connect(pictures, patience):
+        left = [*pictures]
+
+        def read():
+            time.sleep(0.01)
+            picture = left.pop(0) if left else None
+            return picture is not None, picture
+
+        camera = SimpleNamespace(isOpened=lambda: True, get=lambda name: 0, read=read, release=int)
+        monkeypatch.setattr(sources, "Live", lambda source: open_live(source, lambda source: camera, patience))
+
+    return connect

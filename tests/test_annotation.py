@@ -177,7 +177,10 @@ def test_a_guess_that_is_hardly_one_reads_uncertain():
     assert Annotator(EMOTIONS).label(face(probability=0.2))[0] == "happy 20%"
 
 
-# --------------------------------------------------------------------------------------------------------- heat maps
+# ------------------------------------------------------------------------------------------------------------
+# Heat maps
+
+
 def test_heat_is_blended_where_it_is_hot():
     image, heat = np.full((200, 200, 3), 90, np.uint8), np.zeros((10, 10))
     heat[2, 7] = 1  # of ten: 7.5 across, 2.5 down
@@ -217,7 +220,10 @@ def test_an_explanation_is_face_map_and_bars():
     assert stack_explanations([picture, longer]).shape == (516, longer.shape[1], 3)
 
 
-# -------------------------------------------------------------------------------------------------------------- text
+# ------------------------------------------------------------------------------------------------------------
+# Text
+
+
 def test_labels_in_french():
     annotate = Annotator(EMOTIONS, "fr")
     assert annotate.labels == ["colère", "dégoût", "peur", "joie", "tristesse", "surprise", "neutre"]

@@ -1,16 +1,29 @@
 """Tests of recording: what videos, timelines and summaries say of the frames they were given."""
 
 import contextlib
+import errno
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from command_line import UserError
 from load_and_process import EMOTIONS
 from recognition import recording
-from recognition.recording import Records, Summary, Taken, draw_timeline, timeline_recorder, video_recorder
-from recognition.sources import Frame
+from recognition.recording import (
+    OutputFiles,
+    Records,
+    ReservedPaths,
+    Summary,
+    csv_recorder,
+    draw_timeline,
+    name_in_folders,
+    timeline_recorder,
+    video_recorder,
+)
+from recognition.sources import Clock, Frame, Stills
 from recognition.tracking import Face
 
 
@@ -22,7 +35,10 @@ def face(emotion, identity=0):
     return Face(identity, (0, 0, 9, 9), np.eye(7)[EMOTIONS.index(emotion)])
 
 
-# ------------------------------------------------------------------------------------------------------------- video
+# ------------------------------------------------------------------------------------------------------------
+# Video
+
+
 @pytest.mark.parametrize(
     ("times", "shades"),
     [
@@ -49,7 +65,10 @@ def test_pictures_of_another_size_are_fitted(tmp_path):
     assert cv2.VideoCapture(str(tmp_path / "a.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
 
 
-# ---------------------------------------------------------------------------------------------------------- timeline
+# ------------------------------------------------------------------------------------------------------------
+# Timeline
+
+
 def test_timeline_shows_the_faces_seen_longest():
     past = {i: [(t / 10, *np.eye(7)[3]) for t in range(10 + i)] for i in range(7)}
     past[6] += [(9.0, *np.eye(7)[4]), (9.1, *np.eye(7)[4])]  # back after a while: not joined
@@ -71,14 +90,17 @@ def test_timeline_is_written_whole(tmp_path, faces):
 def test_timeline_without_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(recording.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install matplotlib"), timeline_recorder(tmp_path / "a.png", EMOTIONS):
+    with pytest.raises(UserError, match="pip install matplotlib"), timeline_recorder(tmp_path / "a.png", EMOTIONS):
         pass
     assert not list(tmp_path.iterdir())
 
 
-# ----------------------------------------------------------------------------------------------------------- summary
+# ------------------------------------------------------------------------------------------------------------
+# Summary
+
+
 def test_summary_weighs_faces_by_time():
-    summary = Summary(EMOTIONS, fps=10.0)
+    summary = Summary(EMOTIONS, Clock(), fps=10.0)
     summary.add([face("happy", 0), face("sad", 1)], 0.0)  # 0.1 s each, the first frame's
     summary.add([face("happy", 0)], 0.5)
     summary.add([face("sad", 0)], 0.8)
@@ -90,7 +112,7 @@ def test_summary_weighs_faces_by_time():
 
 
 def test_summary_names_the_faces_seen_longest():
-    summary = Summary(EMOTIONS, fps=1.0)
+    summary = Summary(EMOTIONS, Clock(), fps=1.0)
     for second in range(8):
         summary.add([face("fear", identity) for identity in range(second, 8)], float(second))
     lines = str(summary).splitlines()
@@ -99,59 +121,80 @@ def test_summary_names_the_faces_seen_longest():
 
 
 def test_summary_of_images_counts_them():
-    summary = Summary(EMOTIONS, still=True)
+    summary = Summary(EMOTIONS, Clock(), still=True)
     for number in range(3):
         summary.add([face("happy")] if number else [], float(number))
     assert str(summary).endswith(" 2 faces: happy 100%") and "\n" not in str(summary)
-    assert str(Summary(EMOTIONS)) == "no frames"
+    assert str(Summary(EMOTIONS, Clock())) == "no frames"
 
 
-def test_the_summary_leaves_pauses_out(monkeypatch):
-    clock = iter([0.0, 10.5, 11.0, 11.0, 21.0])
-    monkeypatch.setattr(recording.time, "perf_counter", lambda: next(clock))
-    summary = Summary(EMOTIONS)
-    summary.add([], 0.0)  # at 10.5 s: one frame in 10.5 s
+def test_the_summary_leaves_pauses_out():
+    now = [0.0]
+    clock = Clock(lambda: now[0])
+    summary = Summary(EMOTIONS, clock)
+    now[0] = 10.5
+    summary.add([], 0.0)  # one frame in 10.5 s
     assert summary.rate == pytest.approx(1 / 10.5)
-    summary.pause(10.0)
+    clock.pause()
+    now[0] += 10
+    clock.resume()
+    now[0] += 0.5
     summary.add([], 0.1)
+    assert summary.rate == pytest.approx(1 / 10.5)  # half a second has passed: too early for a new rate
     assert str(summary).startswith("2 frames in 11.0 s")
 
 
-def test_a_clock_that_stands_still(monkeypatch):
-    monkeypatch.setattr(recording.time, "perf_counter", lambda: 5.0)
-    summary = Summary(EMOTIONS)
+def test_a_clock_that_stands_still():
+    summary = Summary(EMOTIONS, Clock(lambda: 5.0))
     summary.add([], 0.0)
     assert str(summary).startswith("1 frame in 0.0 s")
 
 
-# ------------------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------------------------------
+# Files
+
+
 def test_nothing_that_is_read_or_written_is_overwritten(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
-    Taken([tmp_path / "c"]).take({"output": a, "csv": b, "timeline": None})
-    with pytest.raises(ValueError, match="--csv would overwrite .*b, which is read here; give another name"):
-        Taken([b]).take({"output": a, "csv": b})
-    with pytest.raises(ValueError, match="--csv would overwrite .*A, which --output writes"):
-        Taken([]).take({"output": a, "csv": tmp_path / "x" / ".." / "A"})
+    ReservedPaths([tmp_path / "c"]).reserve(OutputFiles(a, b, None, None))
+    with pytest.raises(UserError, match="--csv would overwrite .*b, which is read here; give another name"):
+        ReservedPaths([b]).reserve(OutputFiles(a, b, None, None))
+    with pytest.raises(UserError, match="--csv would overwrite .*A, which --output writes"):
+        ReservedPaths([]).reserve(OutputFiles(a, tmp_path / "x" / ".." / "A", None, None))
+
+
+def test_files_in_folders_have_the_name_of_their_source():
+    folders, reserved = OutputFiles(*(Path(name) for name in "octe")), ReservedPaths(["c/a.csv"])
+    image = Stills([Path("x/a.JPG")])
+    expected = OutputFiles(Path("o/a-2.JPG"), Path("c/a-2.csv"), None, Path("e/a-2.explained.JPG"))
+    assert name_in_folders(folders, image, reserved) == expected
+    images = Stills([Path("x/a.JPG")], folder=True, name="x")
+    expected = OutputFiles(Path("o/x"), Path("c/x.csv"), None, Path("e/x.explained"))
+    assert name_in_folders(folders, images, reserved) == expected
+    assert name_in_folders(OutputFiles(None, Path("c"), None, None), images, reserved).csv == Path("c/x.csv")
 
 
 @contextlib.contextmanager
 def fake_recorder(name, told, fails_at=None, fails_to=None):
+    """A recorder that tells what happens to it; a full disk is for it what it is for `replacing`."""
     told.append(f"{name} opened")
     if fails_to == "open":
-        raise OSError(f"{name} is broken")
+        raise UserError(f"{name} is broken")
 
     def record(frame, picture, faces):
         if frame == fails_at:
-            raise OSError(f"{name} is full")
+            raise OSError(errno.ENOSPC, f"{name} is full")
         told.append(f"{name} {frame}")
 
     try:
         yield record
     except BaseException as error:
         told.append(f"{name} removed: {type(error).__name__}")
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(error.strerror, exit_status=1) from error
         raise
     if fails_to == "close":
-        raise OSError(f"{name} is full at last")
+        raise UserError(f"{name} is full at last", exit_status=1)
     told.append(f"{name} kept")
 
 
@@ -167,22 +210,24 @@ def test_a_file_that_fails_is_given_up_and_the_others_go_on(capsys):
 
 def test_with_the_last_file_the_error_comes_out(capsys):
     told = []
-    with pytest.raises(OSError, match="a is full"), Records([fake_recorder("a", told, fails_at=1)]) as records:
+    recorder = fake_recorder("a", told, fails_at=1)
+    with pytest.raises(UserError, match="a is full") as raised, Records([recorder]) as records:
         records(1, None, [])
     assert told == ["a opened", "a removed: OSError"] and not capsys.readouterr().err
+    assert raised.value.exit_status == 1
 
 
 def test_files_that_can_not_be_opened_or_closed(capsys):
     told = []
-    with pytest.raises(OSError, match="b is broken"):
+    with pytest.raises(UserError, match="b is broken"):
         Records([fake_recorder("a", told), fake_recorder("b", told, fails_to="open")])
-    assert told == ["a opened", "b opened", "a removed: OSError"]
+    assert told == ["a opened", "b opened", "a removed: UserError"]
     for names in ("ab", "ba"):
         with Records(fake_recorder(name, told, fails_to="close" if name == "a" else None) for name in names) as records:
             records(1, None, [])
         assert records.faults == 1 and "b kept" in told[-2:]
         assert capsys.readouterr().err == "error: a is full at last\n"
-    with pytest.raises(OSError, match="a is full at last"), Records([fake_recorder("a", told, fails_to="close")]):
+    with pytest.raises(UserError, match="a is full at last"), Records([fake_recorder("a", told, fails_to="close")]):
         pass
 
 
@@ -191,3 +236,63 @@ def test_what_went_wrong_elsewhere_leaves_no_file():
     with pytest.raises(KeyboardInterrupt), Records([fake_recorder("a", told), fake_recorder("b", told)]):
         raise KeyboardInterrupt
     assert told[2:] == ["a removed: KeyboardInterrupt", "b removed: KeyboardInterrupt"]
+
+
+class FullDisk(OSError):
+    """No space left, as the system tells it on a write."""
+
+    def __init__(self):
+        super().__init__(errno.ENOSPC, "No space left on device")
+
+
+def test_a_table_on_a_full_disk_is_told_and_given_up(tmp_path, capsys):
+    def fail(frame, picture, faces):
+        raise FullDisk
+
+    with Records([csv_recorder(tmp_path / name, EMOTIONS) for name in ("a.csv", "b.csv")]) as records:
+        records._open[0] = records._open[0][0], fail
+        for number in range(3):
+            records(frame(number, number / 10), None, [face("happy")])
+    assert capsys.readouterr().err == f"error: {tmp_path / 'a.csv'} can't be written: No space left on device\n"
+    assert records.faults == 1 and [path.name for path in tmp_path.iterdir()] == ["b.csv"]
+    recorder = csv_recorder(tmp_path / "a.csv", EMOTIONS)
+    with pytest.raises(UserError, match="No space left") as raised, Records([recorder]) as records:
+        records._open[0] = recorder, fail
+        records(frame(0, 0.0), None, [])
+    assert raised.value.exit_status == 1
+
+
+@pytest.mark.parametrize("bug", [FileNotFoundError(2, "nothing there", "a_part_of_ours"), ValueError("too short")])
+@pytest.mark.parametrize("files", [["a.csv"], ["a.csv", "b.csv"]])
+def test_a_bug_in_a_recorder_is_raised_and_leaves_no_file(tmp_path, capsys, bug, files):
+    def fail(frame, picture, faces):
+        raise bug
+
+    recorders = [csv_recorder(tmp_path / name, EMOTIONS) for name in files]
+    with pytest.raises(type(bug)) as raised, Records(recorders) as records:
+        records._open[0] = recorders[0], fail
+        records(frame(0, 0.0), None, [])
+    assert raised.value is bug and not capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_fault_elsewhere_is_not_told_as_one_of_the_files(tmp_path, capsys):
+    with pytest.raises(FullDisk), Records([csv_recorder(tmp_path / "a.csv", EMOTIONS)]) as records:
+        raise FullDisk  # for example, of a print to a file
+    assert not capsys.readouterr().err and not records.faults and not list(tmp_path.iterdir())
+
+
+def test_a_bug_while_the_files_are_closed_leaves_no_other_file(tmp_path):
+    @contextlib.contextmanager
+    def faulty():
+        yield print
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError), Records([faulty(), csv_recorder(tmp_path / "a.csv", EMOTIONS)]):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_discarded_files_leave_nothing(tmp_path):
+    with Records([csv_recorder(tmp_path / "a.csv", EMOTIONS), video_recorder(tmp_path / "a.avi", 10.0)]) as records:
+        records.discard()
+    assert not list(tmp_path.iterdir()) and not records.faults

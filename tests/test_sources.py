@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from command_line import UserError
 from recognition import sources
 from recognition.sources import (
+    Clock,
     Live,
     SourceLost,
     Stills,
@@ -47,7 +49,10 @@ def cameras(*given):
     return lambda source: left.pop(0) if left else FakeCamera(0, opened=False)
 
 
-# ------------------------------------------------------------------------------------------------------------ camera
+# ------------------------------------------------------------------------------------------------------------
+# Camera
+
+
 def test_camera_gives_its_newest_frame_then_says_that_it_stopped():
     camera, seen = FakeCamera(20), []
     with (
@@ -82,7 +87,7 @@ def test_a_camera_that_drops_out_is_opened_again_and_says_so_meanwhile(monkeypat
 
 @pytest.mark.parametrize(("source", "advice"), [(7, "other cameras have other numbers"), ("rtsp://a/b", "the network")])
 def test_a_camera_or_stream_that_can_not_be_opened(source, advice):
-    with pytest.raises(ValueError, match=f"can't be opened: check .*{advice}"):
+    with pytest.raises(UserError, match=f"can't be opened: check .*{advice}"):
         Live(source, cameras())
 
 
@@ -97,7 +102,7 @@ def test_a_stream_of_known_length_is_a_video_and_not_opened_again():
         assert isinstance(frames, Video) and [frame.time_s for frame in frames] == [0, 0.1, 0.2]
     with open_stream("http://a/live", cameras(FakeCamera(3))) as frames:  # one session is enough
         assert isinstance(frames, Live) and next(iter(frames)).number == 0
-    with pytest.raises(ValueError, match="can't be opened"):
+    with pytest.raises(UserError, match="can't be opened"):
         open_stream("http://a/none", cameras())
 
 
@@ -106,17 +111,46 @@ def test_grey_cameras_give_bgr(shape):
     assert as_bgr(np.zeros(shape, np.uint8)).shape == (4, 4, 3)
 
 
-# ------------------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------------------------------
+# Files
+
+
 def test_video_gives_every_frame_at_its_own_pace(clip):
     with open_source(clip) as frames:
         assert (frames.fps, frames.count, frames.name) == (15, 30, "clip")
-        started = time.monotonic()
+        started = frames.clock.now()
         for number, frame in enumerate(frames):
             assert (frame.number, frame.time_s, frame.image.shape) == (number, number / 15, (480, 640, 3))
-            if number == 0:
-                frames.pause(100)
-                assert frames.due(frame) == pytest.approx(started + 100 + 1 / 15, abs=0.5)
+            assert frames.due(frame) == pytest.approx(started + (number + 1) / 15, abs=0.5)
     assert number == 29
+
+
+def test_a_clock_stands_still_while_it_is_paused():
+    now = [100.0]
+    clock = Clock(lambda: now[0])
+    started = clock.now()
+    for passed, act, expected in [
+        (1, clock.pause, 1), (10, clock.pause, 1), (10, clock.resume, 1), (2, clock.resume, 3), (4, clock.pause, 7),
+    ]:  # fmt: skip
+        now[0] += passed
+        act()
+        assert clock.now() - started == expected and clock.paused is (act == clock.pause)
+
+
+def test_the_frames_of_a_paused_video_are_due_later():
+    now = [0.0]
+    with Video(FakeCamera(3, fps=10.0), "clip") as frames:
+        frames.clock = Clock(lambda: now[0])
+        given = iter(frames)
+        first = next(given)
+        frames.clock.pause()
+        now[0] = 100.0  # a long pause does not make the next frame late
+        assert frames.clock.now() < frames.due(first)
+        frames.clock.resume()
+        now[0] += 0.05
+        assert frames.clock.now() < frames.due(first)
+        now[0] += 0.06
+        assert frames.due(first) < frames.clock.now() < frames.due(next(given))
 
 
 def test_a_video_that_ends_early_is_broken(capsys):
@@ -132,16 +166,16 @@ def test_images_that_can_not_be_read_are_passed_over(photograph, tmp_path, capsy
         assert [(frame.number, frame.name) for frame in frames] == [(0, "astronaut.png")]
     told = capsys.readouterr().err
     assert frames.broken == 2 and "bad.png is not an image" in told and "missing.png is not an image" in told
-    with pytest.raises(ValueError, match="none of the 1 images"):
+    with pytest.raises(UserError, match="none of the 1 images"):
         list(Stills(paths[:1], folder=True))
-    with pytest.raises(ValueError, match="bad.png is not an image that can be read"):
+    with pytest.raises(UserError, match="bad.png is not an image that can be read"):
         list(Stills(paths[:1]))
 
 
 def test_an_image_between_other_sources_does_not_stay(photograph):
     for endless in (True, False):
         with open_source(photograph, endless) as frames:
-            assert (frames.due(next(iter(frames))) - time.monotonic() < 10) is not endless
+            assert (frames.due(next(iter(frames))) - frames.clock.now() < 10) is not endless
 
 
 def test_files_that_are_read(tmp_path):
@@ -160,7 +194,7 @@ def test_sources_are_expanded(tmp_path):
     only, folder = tmp_path / "only", tmp_path
     videos = [tmp_path / "one.mp4", tmp_path / "two.MOV"]
     a, b = str(tmp_path / "a.png"), str(tmp_path / "b.jpg")
-    for sources, expanded in [
+    for names, expanded in [
         ([], [None]),
         (["0"], ["0"]),
         (["0", a], ["0", tmp_path / "a.png"]),
@@ -170,7 +204,23 @@ def test_sources_are_expanded(tmp_path):
         ([folder, "1"], [*videos, folder, "1"]),
         ([""], [""]),
     ]:
-        assert expand_sources(sources) == expanded, sources
+        assert expand_sources(names) == expanded, names
     (tmp_path / "only" / "a.png").rename(tmp_path / "only" / "a.txt")
-    with pytest.raises(ValueError, match="holds images or videos .*only has none"):
+    with pytest.raises(UserError, match="holds images or videos .*only has none"):
         expand_sources([only])
+
+
+@pytest.mark.parametrize("act", [lambda path: expand_sources([path]), open_source])
+def test_a_path_that_the_system_refuses_is_a_mistake(act):
+    with pytest.raises(UserError, match="nnn can't be read .*check its name"):
+        act("n" * 300)
+
+
+def test_a_folder_that_can_not_be_listed_is_a_mistake(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(sources.Path, "iterdir", refuse)
+    for act in (lambda: expand_sources([tmp_path]), lambda: read_files(tmp_path), lambda: open_source(tmp_path)):
+        with pytest.raises(UserError, match=r"can't be read \(Permission denied\)"):
+            act()

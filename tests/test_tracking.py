@@ -1,15 +1,11 @@
-"""Tests of face_tracking: what is tracked is what detection finds, with fewer searches, steadier, and numbered."""
+"""Tests of tracking: tracked faces are those that detection finds, with fewer searches, steadier, and numbered."""
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 import pytest
 
 from drawn_faces import Identity, backdrop, draw_face, face_box
-from recognition import detection
 from recognition.detection import FaceDetector, find_cascade
-from recognition.tracking import FaceTracker, Smoother, TrackedFace, still_faces
+from recognition.tracking import FaceTracker, Smoother, TrackedFace, detect_in_stills
 
 CASCADE = "haarcascade_frontalface_default.xml"
 SIZE, FPS = (640, 480), 25
@@ -29,35 +25,10 @@ def overlap(first, second):
     return both / (aw * ah + bw * bh - both)
 
 
-# ------------------------------------------------------------------------------------------------------ detection
-def test_detector_finds_the_drawn_faces(detect, drawn_frame):
-    frame, truth = drawn_frame
-    found = detect(frame)
-    assert found.shape == (2, 4) and found.dtype == int
-    assert all(max(overlap(box, face) for box in found) > 0.7 for face in truth)
+# ------------------------------------------------------------------------------------------------------------
+# On drawn faces
 
 
-@pytest.mark.parametrize("shape", [(480, 640, 3), (48, 48, 3), (2000, 300, 3)])
-def test_detector_gives_two_dimensions_where_there_is_no_face(detect, shape):
-    assert detect(np.full(shape, 127, np.uint8)).shape == (0, 4)
-
-
-def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(detect, drawn_frame):
-    frame, truth = drawn_frame
-    found = detect(cv2.resize(frame, None, fx=2, fy=2))
-    assert all(max(overlap(box, 2 * np.array(face)) for box in found) > 0.7 for face in truth)
-
-
-def test_own_cascade_in_its_folder_comes_first(monkeypatch, tmp_path):
-    own = tmp_path / "haarcascade_files" / CASCADE
-    own.parent.mkdir()
-    monkeypatch.setattr(detection, "CASCADES", tmp_path / "haarcascade_files")
-    assert find_cascade(CASCADE) == Path(cv2.data.haarcascades) / CASCADE
-    own.write_text("mine")
-    assert find_cascade(CASCADE) == own
-
-
-# ------------------------------------------------------------------------------------------------- on drawn faces
 def between(start, end):
     """A path for `clip`: from one (x, y, size) to another, as the share of the clip goes from 0 to 1."""
     return lambda share: np.add(start, np.multiply(share, np.subtract(end, start)))
@@ -96,7 +67,7 @@ def runs(detect):
     def run(name):
         track = FaceTracker(detect)
         frames = [
-            (boxes, still_faces(detect)(image, None), track(image, number / FPS))
+            (boxes, detect_in_stills(detect)(image, None), track(image, number / FPS))
             for number, (image, boxes) in enumerate(clip(name))
         ]
         return list(zip(*frames, strict=True))
@@ -162,24 +133,10 @@ def test_a_still_face_has_a_still_box(detect):
     assert tracked < 0.6 * plain
 
 
-def test_the_search_near_a_face_finds_it_alone(detect):
-    frame = draw_face("neutral", frame=backdrop(SIZE), centre=(160, 240), size=140)
-    frame = draw_face("neutral", frame=frame, centre=(460, 240), size=140)
-    (found,) = detect.near(frame, (80, 180, 130, 130))  # somewhat off
-    assert overlap(found, face_box((160, 240), 140)) > 0.85
-    for box in ((280, 10, 60, 60), (-200, 100, 90, 90), (630, 470, 90, 90), (800, 900, 50, 50)):
-        assert detect.near(frame, box).shape == (0, 4)
+# ------------------------------------------------------------------------------------------------------------
+# On a made-up detector
 
 
-def test_the_search_near_a_face_keeps_to_the_smallest_face(detect):
-    coarse = FaceDetector(find_cascade("haarcascade_frontalface_default.xml"), 320, 1.2, 5, 0.4)
-    frame = draw_face("neutral", frame=backdrop(SIZE), centre=(320, 240), size=130)
-    box = face_box((320, 240), 130)
-    assert len(detect.near(frame, box)) == 1
-    assert len(coarse.near(frame, box)) == 0  # 130 is less than 0.4 of 480
-
-
-# ----------------------------------------------------------------------------------------------- on a made-up detector
 class Scripted:
     """A detector that finds what it is told; `searches` counts those of the whole frame."""
 
@@ -330,12 +287,15 @@ def test_a_moving_box_follows_and_a_trembling_one_rests():
 
 def test_still_images_are_numbered_one_by_one_from_left_to_right():
     detect, image = Scripted(), np.zeros((9, 9, 3), np.uint8)
-    track, left, right = still_faces(detect), *sorted([NEAR, AWAY])
+    track, left, right = detect_in_stills(detect), *sorted([NEAR, AWAY])
     for detect.boxes in ([left, right], [right, left]):
         assert track(image, 0.0) == [TrackedFace(0, left), TrackedFace(1, right)]
 
 
-# -------------------------------------------------------------------------------------------------------- smoothing
+# ------------------------------------------------------------------------------------------------------------
+# Smoothing
+
+
 def face(identity):
     return TrackedFace(identity, NEAR)
 
