@@ -28,7 +28,7 @@ if not __package__:  # started as `python training/reproduce.py`
 
 from command_line import Parser, UserError, exit_status, number_in_range, replacing  # noqa: E402
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # fmt: off
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
@@ -38,7 +38,7 @@ votes = ROOT / "fer2013" / "fer2013new.csv"    # path of FER+'s votes
 output_dir = ROOT / "output" / "reproduced"    # gets one folder per step
 epochs = None                  # passes over Training in each step, to see that it works; None: those of the table
 # fmt: on
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 TRAINER = ROOT / "train_emotion_classifier.py"
 RECORD = "reproduced.json"  # in a step's folder: the step is done
@@ -169,7 +169,7 @@ def format_steps(steps: Sequence[Step], folder: Path) -> str:
     return "\n".join([*lines, f"{len(steps)} steps, {minutes // 60} hours {minutes % 60} minutes on one core"])
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Running the steps
 
 
@@ -272,7 +272,7 @@ def run(command: Sequence[str]) -> int:
             signal.signal(signal.SIGTERM, previous_handler)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # What a step leaves
 
 
