@@ -93,11 +93,11 @@ class View:
         self.frames, self.classify, self.annotate = frames, classify, annotate
         self.summary, self.window = summary, window
         self.frame, self.faces = Frame(0, 0.0, np.full((480, 640, 3), 40, np.uint8), ""), []
-        self.picture = self.frame.image
+        self.picture, self._heat = self.frame.image, None  # heat maps of the frame, once they were asked for
 
     def update(self, frame: Frame, faces: Sequence[Face]) -> np.ndarray:
         """Take the next frame and its faces, and return the new picture: uint8 (h, w, 3), BGR."""
-        self.frame, self.faces = frame, faces
+        self.frame, self.faces, self._heat = frame, faces, None
         if self.frames.still:
             self.annotate.forget()  # each image stands alone
         else:
@@ -110,7 +110,9 @@ class View:
         if self.window:
             rate = "" if self.frames.still or not self.summary.rate else f"{self.summary.rate:.0f} fps"
             notes += [rate, "paused" if self.frames.clock.paused else "", self.window.message]
-        heat = heat_maps(self.classify, self.frame.image, self.faces) if self.annotate.heat_map else None
+        if self.annotate.heat_map and self._heat is None:
+            self._heat = heat_maps(self.classify, self.frame.image, self.faces)
+        heat = self._heat if self.annotate.heat_map else None
         recording = self.window is not None and self.window.recording
         note = "   ".join(filter(None, notes))
         self.picture = self.annotate.draw(self.frame.image, self.faces, note, heat, recording)

@@ -1,9 +1,8 @@
-"""Tests of the live script as it is run: what it writes, its window and keys, and all that goes wrong."""
+"""Tests of the live script as it is run: its files, its flags, and all that goes wrong; its window: see test_window."""
 
 import contextlib
 import csv
 import json
-import os
 import re
 import shutil
 import signal
@@ -11,20 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import h5py
 import numpy as np
 import pytest
-import Xlib.display
-from Xlib.protocol.event import ClientMessage
 
 import real_time_emotion_recognition as live
-from command_line import exit_status
-from drawn_faces import DrawnFaceCapture, Identity
+from command_line import UserError, exit_status
+from drawn_faces import DrawnFaceCapture
 from load_and_process import EMOTIONS
-from recognition import sources
+from recognition import recording, sources
+from recognition.tracking import Smoother
 
 SCRIPT = Path(live.__file__)
 MODEL = str(SCRIPT.parent / "models" / "mini_XCEPTION.hdf5")
@@ -48,14 +45,31 @@ def overlap(box, other):
     return both / (box[2] * box[3] + other[2] * other[3] - both)
 
 
-# ---------------------------------------------------------------------------------------------- faces and emotions
-def test_importing_the_script_imports_neither_tensorflow_nor_keras():
-    code = "import sys, real_time_emotion_recognition; print({'keras', 'tensorflow'} & set(sys.modules))"
+# ------------------------------------------------------------------------------------------------------------
+# Importing
+
+
+def test_neither_importing_nor_running_imports_tensorflow_or_keras(photograph, tmp_path):
+    parts = [f"recognition.{path.stem}" for path in SCRIPT.parent.glob("recognition/*.py")]
+    modules = ["real_time_emotion_recognition", *parts]
+    code = (
+        "import importlib, sys\n"
+        "heavy = {'keras', 'tensorflow', 'jax', 'torch', 'pandas', 'matplotlib', 'sklearn'}\n"
+        f"for name in {modules}: importlib.import_module(name)\n"
+        "print(heavy & set(sys.modules))\n"
+        "import real_time_emotion_recognition as live\n"
+        f"status = live.main(['--source', {str(photograph)!r}, '--headless', '--csv', {str(tmp_path / 'a.csv')!r}])\n"
+        "print(status, heavy & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True)
-    assert done.stdout.strip() == "set()", done.stderr
+    lines = done.stdout.splitlines()
+    assert len(modules) > 6 and (lines[0], lines[-1]) == ("set()", "0 set()"), done.stderr
 
 
-# ------------------------------------------------------------------------------------------------------- whole runs
+# ------------------------------------------------------------------------------------------------------------
+# Whole runs
+
+
 def test_without_camera_and_display_the_drawn_face_is_recorded_and_named(monkeypatch, tmp_path, capfd):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -82,7 +96,7 @@ def test_without_camera_and_display_the_drawn_face_is_recorded_and_named(monkeyp
 
 
 def no_camera(source):
-    raise ValueError(f"camera {source} can't be opened")
+    raise UserError(f"camera {source} can't be opened")
 
 
 def test_photograph(photograph, tmp_path):
@@ -218,37 +232,20 @@ def test_ctrl_c_ends_quietly_and_keeps_what_was_recorded(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.avi"]
 
 
-# ------------------------------------------------------------------------------------------------------------ camera
-def test_camera_that_delivers_nothing_is_one_line(monkeypatch, capfd, tmp_path):
-    silent = SimpleNamespace(isOpened=lambda: True, get=lambda name: 0, read=lambda: (False, None), release=int)
-    opened = sources.Live
-    monkeypatch.setattr(sources, "Live", lambda source: opened(source, lambda source: silent, patience=0.2))
+# ------------------------------------------------------------------------------------------------------------
+# Camera
+
+
+def test_camera_that_delivers_nothing_is_one_line(connect_camera, capfd, tmp_path):
+    connect_camera([], patience=0.2)
     assert run("--source", 0, "--headless", "--csv", tmp_path / "a.csv", "--output", tmp_path / "a.mp4") == 2
     told = capfd.readouterr().err
     assert told.count("\n") == 1 and "camera 0 stopped delivering after 0 frames" in told
     assert not list(tmp_path.iterdir())
 
 
-def camera_of(pictures):
-    """A camera that gives these pictures, None for none, and then nothing more."""
-    left = [*pictures]
-
-    def read():
-        time.sleep(0.01)
-        picture = left.pop(0) if left else None
-        return picture is not None, picture
-
-    return SimpleNamespace(isOpened=lambda: True, get=lambda name: 0, read=read, release=int)
-
-
-def connect(monkeypatch, camera, patience):
-    """Make that camera the one that the script opens."""
-    opened = sources.Live
-    monkeypatch.setattr(sources, "Live", lambda source: opened(source, lambda source: camera, patience))
-
-
-def test_camera_that_falls_silent_is_one_line_and_keeps_what_came(monkeypatch, capfd, tmp_path):
-    connect(monkeypatch, camera_of([DrawnFaceCapture().read()[1]] * 30), patience=0.3)
+def test_camera_that_falls_silent_is_one_line_and_keeps_what_came(connect_camera, capfd, tmp_path):
+    connect_camera([DrawnFaceCapture().read()[1]] * 30, patience=0.3)
     assert run("--source", 0, "--headless", "--csv", tmp_path / "a.csv", "--output", tmp_path / "a.mp4") == 2
     told = capfd.readouterr()
     (line,) = [line for line in told.err.splitlines() if not line.startswith("INFO: ")]
@@ -259,49 +256,10 @@ def test_camera_that_falls_silent_is_one_line_and_keeps_what_came(monkeypatch, c
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.fixture
-def screen(monkeypatch):
-    """A window without a display: `pictures` that it showed, its `sizes`, and `keys` to be pressed, one a picture."""
-    screen = SimpleNamespace(pictures=[], sizes=[], keys=[])
-    monkeypatch.setattr(live, "has_display", lambda: True)
-    for name in ("namedWindow", "setMouseCallback", "destroyAllWindows"):
-        monkeypatch.setattr(cv2, name, lambda *arguments: None)
-    monkeypatch.setattr(cv2, "getWindowProperty", lambda *arguments: 1.0)
-    monkeypatch.setattr(cv2, "resizeWindow", lambda title, *size: screen.sizes.append(size))
-    monkeypatch.setattr(cv2, "imshow", lambda title, picture: screen.pictures.append(picture))
-
-    def wait_key(milliseconds):
-        time.sleep(milliseconds / 1000)
-        return ord(screen.keys.pop(0)) if screen.keys else -1
-
-    monkeypatch.setattr(cv2, "waitKey", wait_key)
-    return screen
+# ------------------------------------------------------------------------------------------------------------
+# Flags
 
 
-def test_camera_that_is_silent_from_the_start_has_a_window_with_keys(monkeypatch, capfd, tmp_path, screen):
-    monkeypatch.setattr(sources, "SILENCE", 0.05)
-    monkeypatch.setattr(live, "ROOT", tmp_path)
-    connect(monkeypatch, camera_of([]), patience=30)
-    screen.keys[:] = ["h", "s", "r", "?", "q"]
-    assert run("--source", 0, "--output", tmp_path / "a.mp4", "--csv", tmp_path / "a.csv") == 0
-    told = capfd.readouterr()
-    assert told.out == "no frames\n" and "error" not in told.err
-    first, last = screen.pictures[0], screen.pictures[-1]
-    assert first.shape == (480, 640, 3) and (first[:400] == 40).all() and (first[440:, :300] > 200).any()  # the note
-    assert (last[100:300] > 200).any()  # the keys
-    assert not list(tmp_path.iterdir())
-
-
-def test_window_fits_the_first_picture_of_a_camera_that_was_silent(monkeypatch, tmp_path, screen):
-    monkeypatch.setattr(sources, "SILENCE", 0.05)
-    connect(monkeypatch, camera_of([None] * 20 + [np.full((720, 1280, 3), 99, np.uint8)] * 500), patience=30)
-    screen.keys[:] = ["\xff"] * 60 + ["q"]
-    assert run("--source", 0) == 0
-    assert [picture.shape[1] for picture in screen.pictures][:: len(screen.pictures) - 1] == [640, 1280]
-    assert screen.sizes == [(640, 480), (1280, 720)]
-
-
-# ------------------------------------------------------------------------------------------------------------ flags
 @pytest.mark.parametrize("flags, flip", [([], False), (["--flip"], True)])
 def test_flip_reaches_the_classifier(flags, flip, monkeypatch, photograph, tmp_path):
     built, build = [], live.EmotionClassifier
@@ -311,20 +269,54 @@ def test_flip_reaches_the_classifier(flags, flip, monkeypatch, photograph, tmp_p
     (row,) = rows(tmp_path / "a.csv")
     box = [int(row[name]) for name in ("x", "y", "width", "height")]
     image = cv2.imread(str(photograph))
-    expected = build(live.model, flip)(image, [box])[0]
-    other = build(live.model, not flip)(image, [box])[0]
+    expected = build(live.parse_args([]).model, flip)(image, [box])[0]
+    other = build(live.parse_args([]).model, not flip)(image, [box])[0]
     named = [float(row[emotion]) for emotion in EMOTIONS]
     assert named == pytest.approx(expected, abs=1e-3) and named != pytest.approx(other, abs=1e-3)
 
 
-def test_uncertain_below_reaches_the_annotator(monkeypatch, photograph, tmp_path, capfd):
+def test_uncertain_below_reaches_the_annotator(photograph, tmp_path, capfd):
     flags = ["--source", photograph, "--headless", "--output", tmp_path / "a.png"]
     assert run(*flags) == 0 and "astronaut.png: happy" in capfd.readouterr().out
-    monkeypatch.setattr(live, "uncertain_below", 1.01)
-    assert run(*flags) == 0 and "astronaut.png: uncertain" in capfd.readouterr().out
+    assert run(*flags, "--uncertain-below", 1.01) == 0 and "astronaut.png: uncertain" in capfd.readouterr().out
 
 
-# --------------------------------------------------------------------------------------------------------- bad input
+SETTINGS_OF_DETECTION = {
+    "--detection-side": 99, "--scale-factor": 1.5, "--min-neighbors": 3, "--smallest-face": 0.2,
+    "--still-detection-side": 555,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_the_settings_of_detection_reach_the_detector(monkeypatch, clip, photograph, tmp_path, still):
+    built, build = [], live.FaceDetector
+    monkeypatch.setattr(live, "FaceDetector", lambda *arguments: built.append(arguments[1:]) or build(*arguments))
+    flags = [text for pair in SETTINGS_OF_DETECTION.items() for text in pair]
+    assert run("--source", photograph if still else clip, "--headless", "--csv", tmp_path / "a.csv", *flags) == 0
+    assert built == [(555 if still else 99, 1.5, 3, 0.2)]
+
+
+def test_smoothing_reaches_the_smoother(monkeypatch, clip, photograph, tmp_path):
+    built = []
+    monkeypatch.setattr(live, "Smoother", lambda time_constant: built.append(time_constant) or Smoother(time_constant))
+    for source in (clip, photograph):  # images have no time between them
+        assert run("--source", source, "--headless", "--csv", tmp_path / "a.csv", "--smoothing", 0.5) == 0
+    assert built == [0.5, 0]
+
+
+def test_every_setting_is_a_flag_of_the_same_name():
+    text = SCRIPT.read_text(encoding="utf-8")
+    block = text[text.index("# fmt: off") : text.index("# fmt: on")]
+    settings = re.findall(r"^(\w+) = ", block, re.MULTILINE)
+    args = live.parse_args([])
+    assert len(settings) == 19 and set(vars(args)) == set(settings)
+    assert all(getattr(args, name) == getattr(live, name) for name in settings)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Bad input
+
+
 def damaged(name, content):
     def make(folder):
         (folder / name).write_bytes(content)
@@ -395,6 +387,9 @@ BAD_INPUT = {
     "unwritable timeline": (["--timeline", "/dev/null/a.png"], "/dev/null"),
     "unknown language": (["--language", "de"], "invalid choice: 'de'"),
     "smoothing": (["--smoothing", "-1"], "--smoothing: must be at least 0; found -1"),
+    "smallest face": (["--smallest-face", "2"], "--smallest-face: must be from 0 to 1; found 2"),
+    "name that is too long": (["--source", "n" * 300], "n can't be read (File name too long)"),
+    "cascade's name that is too long": (["--cascade", "n" * 300], "n can't be read (File name too long)"),
 }
 
 
@@ -424,11 +419,13 @@ def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, m
         ("model", [], "argument --model: needs a checkpoint; found none"),
         ("language", None, "argument --language: invalid choice: 'None'"),
         ("smoothing", [0.25, 1], "argument --smoothing: takes 1 value; found [0.25, 1]"),
-        ("headless", "no", "argument --headless: is True or False; found 'no'"),
-        ("scale_factor", 1, "setting scale_factor: must be at least 1.01; found 1"),
-        ("min_neighbors", 2.5, "setting min_neighbors: must be int; found 2.5"),
-        ("uncertain_below", -0.1, "setting uncertain_below: must be at least 0; found -0.1"),
-        ("smallest_face", 10, "setting smallest_face: must be from 0 to 1; found 10"),
+        ("headless", "no", "--headless/--no-headless: is True or False; found 'no'"),
+        ("scale_factor", 1, "argument --scale-factor: must be at least 1.01; found 1"),
+        ("min_neighbors", 2.5, "argument --min-neighbors: invalid int value: '2.5'"),
+        ("uncertain_below", -0.1, "argument --uncertain-below: must be at least 0; found -0.1"),
+        ("smallest_face", 10, "argument --smallest-face: must be from 0 to 1; found 10"),
+        ("detection_side", 23, "argument --detection-side: must be at least 24; found 23"),
+        ("still_detection_side", 23, "argument --still-detection-side: must be at least 24; found 23"),
     ],
 )
 def test_bad_settings_get_one_line(setting, value, message, monkeypatch, capsys):
@@ -460,177 +457,54 @@ def test_what_is_read_is_never_overwritten(clip, photograph, tmp_path, capfd):
     assert {path: path.read_bytes() for path in before} == before
 
 
-# ------------------------------------------------------------------------------------------------------------ window
-@pytest.fixture(scope="module")
-def display():
-    """A virtual screen of its own."""
-    missing = [name for name in ("Xvfb", "xdotool") if not shutil.which(name)]
-    if missing and not os.environ.get("CI"):
-        pytest.skip(f"{' and '.join(missing)} not installed: apt-get install xvfb xdotool")
-    read, write = os.pipe()
-    server = subprocess.Popen(
-        ["Xvfb", "-r", "-displayfd", str(write), "-screen", "0", "1280x900x24"],
-        pass_fds=[write],
-        stderr=subprocess.DEVNULL,  # -r: no key repeats itself
-    )
-    os.close(write)
-    with open(read) as pipe:
-        yield ":" + pipe.readline().strip()
-    server.terminate()
-    server.wait()
+# ------------------------------------------------------------------------------------------------------------
+# Bugs
 
 
-def ask_to_close(display, window):
-    """What a window manager sends when its close button is pressed."""
-    connection = Xlib.display.Display(display)
-    names = [connection.intern_atom(name) for name in ("WM_PROTOCOLS", "WM_DELETE_WINDOW")]
-    target = connection.create_resource_object("window", window)
-    target.send_event(ClientMessage(window=target, client_type=names[0], data=(32, [names[1], 0, 0, 0, 0])))
-    connection.sync()
-    connection.close()
+def mismatch(*arguments):
+    return list(zip([1], [], strict=True))
 
 
-@contextlib.contextmanager
-def opened_window(display, folder, *arguments, before=""):
-    """The running script, writing to a folder, after some code; what xdotool does with its window; its number."""
-    environment = os.environ | {"DISPLAY": display}
-    environment.pop("WAYLAND_DISPLAY", None)
+def missing_file_of_ours(*arguments):
+    return open("a_file_that_the_program_should_have").read()
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(("bug", "kind"), [(mismatch, ValueError), (missing_file_of_ours, FileNotFoundError)])
+@pytest.mark.parametrize("broken", ["recognition.tracking.Smoother.__call__", "recognition.recording.write_image"])
+def test_a_bug_is_not_told_as_a_mistake(monkeypatch, photograph, clip, tmp_path, capfd, bug, kind, several, broken):
+    monkeypatch.setattr(broken, bug)
+    output = tmp_path / "out" if several else tmp_path / "a.png"
+    with pytest.raises(kind):
+        run("--source", photograph, *[clip] * several, "--headless", "--output", output)
+    assert "error" not in capfd.readouterr().err and not list(tmp_path.glob("**/*.*"))
+
+
+def test_a_bug_has_a_traceback_and_exit_status_1(photograph, clip, tmp_path):
     code = (
-        "import sys; from pathlib import Path; import real_time_emotion_recognition as live; "
-        f"live.ROOT = Path({str(folder)!r})\n{before}\nsys.exit(live.main(sys.argv[1:]))"
+        "import sys, real_time_emotion_recognition as live; from command_line import exit_status\n"
+        "live.Smoother.__call__ = lambda *arguments: list(zip([1], [], strict=True))\n"
+        "sys.exit(exit_status(live.main))"
     )
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": SCRIPT.parent}
-    process = subprocess.Popen(command, env=environment, **pipes)
-
-    def xdotool(*arguments):
-        command = ["timeout", "30", "xdotool", *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
-
-    try:
-        window = xdotool("search", "--sync", "--onlyvisible", "--name", re.escape(live.TITLE)).splitlines()[0]
-        time.sleep(1)
-        assert process.poll() is None
-        yield process, lambda action, *more: xdotool(action, "--window", window, *more), int(window)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-@pytest.mark.parametrize("ending", ["q", "Escape", "close"])
-def test_a_real_window_shows_the_faces_until_the_user_ends_it(display, ending, tmp_path):
-    with opened_window(display, tmp_path, "--source", "drawn", "--csv", tmp_path / "a.csv") as (process, do, window):
-        if ending == "close":
-            ask_to_close(display, window)
-        else:
-            do("key", ending)
-        out, told = process.communicate(timeout=20)
-    assert process.returncode == 0, told
-    assert re.match(r"\d+ frames", out)
-    named = [row["emotion"] for row in rows(tmp_path / "a.csv")]
-    assert max(set(named), key=named.count) == "neutral"  # the first of the seven
-
-
-def test_a_real_window_of_a_silent_camera_can_be_closed(display, tmp_path):
-    silent = (
-        "import sources; from types import SimpleNamespace; "
-        "sources.Live.__init__.__defaults__ = (lambda source: SimpleNamespace(isOpened=lambda: True, "
-        "get=lambda name: 0, read=lambda: (False, None), release=int), 30.0)"
-    )
-    files = ["--output", tmp_path / "a.mp4", "--csv", tmp_path / "a.csv"]
-    with opened_window(display, tmp_path, "--source", 0, *files, before=silent) as (process, do, _):
-        do("key", "q")
-        out, told = process.communicate(timeout=10)
-    assert (process.returncode, out) == (0, "no frames\n"), told
+    flags = ["--source", photograph, clip, "--headless", "--csv", tmp_path]
+    command = [sys.executable, "-c", code, *map(str, flags)]
+    done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "zip()" in done.stderr, done.stderr
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture(scope="module")
-def two_people(tmp_path_factory):
-    """A video of two drawn faces, the same expression on both."""
-    path = tmp_path_factory.mktemp("two") / "two.avi"
-    capture = DrawnFaceCapture(frames=500, hold=20.0, identities=(Identity(), Identity()))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (640, 480))
-    for _ in range(500):
-        writer.write(capture.read()[1])
-    writer.release()
-    return path
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full disk to try")
+def test_a_full_disk_is_one_line_and_exit_status_1(monkeypatch, clip, tmp_path, capfd):
+    @contextlib.contextmanager
+    def on_a_full_disk(path):  # as `replacing`, which makes the folder and the error
+        with replacing(path) as partial:
+            partial.unlink()
+            partial.symlink_to("/dev/full")
+            yield partial
 
-
-def test_keys_and_mouse(display, two_people, tmp_path):
-    with opened_window(display, tmp_path, "--source", two_people) as (process, do, _):
-
-        def snapshot():
-            count = len(list(tmp_path.glob("output/snapshot*.png"))) + 1
-            do("key", "s")
-            deadline = time.monotonic() + 20
-            while len(found := sorted(tmp_path.glob("output/snapshot*.png"), key=os.path.getmtime)) < count:
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.05)
-            time.sleep(0.1)
-            return cv2.imread(str(found[-1]))[:430].astype(int)  # without the note
-
-        def press(*keys):  # OpenCV keeps one key at a time
-            for key in keys:
-                do("key", key)
-                time.sleep(0.4)
-
-        def toggle(key):
-            """Press a key that changes the paused picture; once more if OpenCV lost it. The picture then."""
-            before = snapshot()
-            for _ in range(5):
-                press(key)
-                if ((after := snapshot()) != before).any():
-                    return after
-            raise AssertionError(f"{key} changed nothing")
-
-        def assert_same(picture, other):  # the bars may have changed their corner
-            np.testing.assert_array_equal(picture[:, 215:425], other[:, 215:425])
-
-        def click(x, y):
-            do("mousemove", x, y)
-            do("click", 1)
-            time.sleep(0.3)
-
-        press("space")
-        paused, again = snapshot(), snapshot()
-        np.testing.assert_array_equal(paused, again)
-        click(480, 300)
-        right = snapshot()
-        click(160, 300)
-        left = snapshot()
-        assert (left != right).any()  # another face's bars
-        assert_same(toggle("Tab"), right)
-        assert_same(toggle("Tab"), left)
-        assert (toggle("h") != left).any(axis=2)[200:350, 60:580].mean() > 0.2
-        assert_same(toggle("h"), left)
-        mirrored = toggle("m")
-        assert np.abs(mirrored[20:60, ::-1] - left[20:60])[:, 290:350].mean() < 3 < np.abs(mirrored - left).mean()
-        assert_same(toggle("m"), left)
-        assert (toggle("question") != left).any(axis=2).mean() > 0.1
-        assert_same(toggle("question"), left)
-        do("key", "r")
-        time.sleep(0.3)
-        do("key", "r")  # while it is paused: a video of one frame
-        time.sleep(0.3)
-        press("space", "r")
-        time.sleep(1.5)
-        do("key", "r")
-        time.sleep(0.5)
-        assert (snapshot() != left).any()
-        do("key", "q")
-        _, told = process.communicate(timeout=20)
-    assert process.returncode == 0 and "Traceback" not in told and told.count("recording saved") == 2, told
-    recordings = sorted(tmp_path.glob("output/recording*.mp4"), key=os.path.getmtime)
-    counts = [cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) for path in recordings]
-    assert len(counts) == 2 and counts[0] == 1 and counts[1] > 3
-    assert not list(tmp_path.glob("output/.*"))
-
-
-@pytest.mark.parametrize("address", ["", ":4711", "nonsense", "127.0.0.1:4711"])
-def test_a_display_that_is_not_there_is_found_out(monkeypatch, address):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.setenv("DISPLAY", address)
-    assert not live.has_display()
+    replacing = recording.replacing
+    monkeypatch.setattr(recording, "replacing", on_a_full_disk)
+    assert run("--source", clip, "--headless", "--csv", tmp_path / "a.csv") == 1
+    told = capfd.readouterr().err
+    assert re.fullmatch(r"error: .*a.csv can't be written: No space left on device\n", told), told
+    assert not list(tmp_path.iterdir())
