@@ -3,18 +3,22 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from command_line import UserError, exit_status
+from drawn_faces import draw_dataset
+from load_and_process import EMOTIONS
 from training import reproduce
-from training.reproduce import STEPS, arguments_of, run_steps, with_needed
+from training.reproduce import STEPS, Step, arguments_of, run_steps, with_needed
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "training" / "reproduce.py"
@@ -303,15 +307,24 @@ def test_a_signal_ends_the_training_too(number, tmp_path):
     assert started.communicate(timeout=30)[0] == "ended\n" and started.returncode == 130
 
 
-def test_two_steps_on_drawn_faces(tmp_path):
-    command = [sys.executable, SCRIPT, "--only", "simpler_CNN-2", "--dataset", "drawn", "--epochs", "1"]
-    command += ["--output-dir", tmp_path / "out"]
-    for told in ("step 2 of 2, simpler_CNN-2", "simpler_CNN-2: done already"):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert told in done.stdout
-    first, second = (tmp_path / "out" / f"simpler_CNN-{number}" for number in (1, 2))
-    (checkpoint,) = first.glob("*.hdf5")
-    settings = json.loads((second / "simpler_CNN.settings.json").read_text())
-    assert settings["start_from"] == str(checkpoint) and settings["epochs"] == 1
-    assert len(list(second.glob("*.hdf5"))) == 1
+def test_a_step_with_the_training_script(tmp_path):
+    """The first step is done, with weights that come with the project; the second step starts from them."""
+    for split, (faces, emotions) in draw_dataset(per_emotion={"Training": 4, "PublicTest": 1}).items():
+        for number, (face, emotion) in enumerate(zip(faces, emotions, strict=True)):
+            folder = tmp_path / "faces" / {"Training": "train", "PublicTest": "validation"}[split] / EMOTIONS[emotion]
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{number}.png"), face)
+    first, second = tmp_path / "out" / "tiny_XCEPTION-1", tmp_path / "out" / "tiny_XCEPTION-2"
+    steps = [Step(f"tiny_XCEPTION-{number}", 1, "", None, (), 1, 1, 50.0) for number in (1, 2)]
+    steps[1] = steps[1]._replace(start_from=steps[0].name)
+    first.mkdir(parents=True)
+    shutil.copy(ROOT / "models" / "tiny_XCEPTION.hdf5", first)
+    arguments = arguments_of(steps[0], {}, str(tmp_path / "faces"), None, None)
+    (first / reproduce.RECORD).write_text(json.dumps({"arguments": arguments, "checkpoint": "tiny_XCEPTION.hdf5"}))
+
+    assert run_steps(steps, tmp_path / "out", str(tmp_path / "faces")) == 0
+    settings = json.loads((second / "tiny_XCEPTION.settings.json").read_text())
+    assert settings["start_from"] == "tiny_XCEPTION.hdf5" and settings["epochs"] == 1
+    (checkpoint,) = second.glob("*.hdf5")
+    assert json.loads((second / reproduce.RECORD).read_text())["checkpoint"] == checkpoint.name
+    assert run_steps(steps, tmp_path / "out", str(tmp_path / "faces"), trainer=tmp_path / "none.py") == 0  # all done
