@@ -73,7 +73,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         signal.signal(signal.SIGTERM, previous_handler)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Flags
 
 
@@ -159,7 +159,7 @@ def number_in_range(
     return convert
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Files
 
 
@@ -276,13 +276,16 @@ def cache_folder() -> Path:
         return Path(os.environ["EMOTION_CACHE"])
     from platformdirs import user_cache_path  # here: many starts need no cache folder, and are faster without it
 
-    folder = user_cache_path("facial-emotion", appauthor=False, opinion=False)
-    if not folder.is_absolute():  # it begins with the "~" that could not be replaced
+    try:
+        folder = user_cache_path("facial-emotion", appauthor=False, opinion=False)
+    except RuntimeError:  # older versions of platformdirs return "~/.cache/facial-emotion" instead
+        folder = Path("~")
+    if not folder.is_absolute():
         raise UserError("the cache must have a folder; found no home folder of the user: set EMOTION_CACHE to a folder")
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Starting
 
 

@@ -1,8 +1,8 @@
-"""What a face image is: the seven emotions, FER2013 and other data sets, and the range networks take.
+"""What a face image is: the seven emotions, the pixels that a network sees, and the data sets that are read here.
 
-    python load_and_process.py                        counts, duplicates and a picture of what fer2013/ holds
-    python load_and_process.py --dataset my_faces     the same of my_faces/train/EMOTION/*, .../test/EMOTION/*
-    python load_and_process.py --dataset drawn        the same of drawn faces, where there is no data set
+    python load_and_process.py                        counts, duplicates and a picture of the data set in fer2013/
+    python load_and_process.py --dataset my_faces     the same for my_faces/train/EMOTION/*, my_faces/test/EMOTION/*
+    python load_and_process.py --dataset drawn        the same for drawn faces: no data set is needed
     python load_and_process.py --dataset photographs --crop-faces my_faces    cut the faces out first
 
 FER2013 is from Goodfellow et al. 2013, "Challenges in Representation Learning: A report on three machine
@@ -16,49 +16,40 @@ import hashlib
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations_with_replacement, islice
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 
-from command_line import Parser, UserError, cache_folder, exit_status, replacing
+from command_line import Parser, UserError, WriteError, cache_folder, exit_status, number_in_range, reading, replacing
 
 try:
     import lzma
-except ImportError:  # some Pythons are built without it: they read everything but .xz
+except ImportError:  # some Pythons are built without lzma; they read everything except .xz
     lzma = None
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
 dataset = Path(__file__).resolve().parent / "fer2013" / "fer2013.csv"  # or compressed, a folder, "drawn"
 image_size = (48, 48)  # height, width of a face in pixels
-# ------------------------------------------------------------------------------------------------------------
+crop_faces = None  # a new folder for the faces that are cut out of the data set's photographs
+# ----------------------------------------------------------------------------------------------------------
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER2013's labels 0 to 6
 SPLITS = ("Training", "PublicTest", "PrivateTest")
 VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-VOTE_LABELS = (
-    "neutral",
-    "happy",
-    "surprise",
-    "sad",
-    "angry",
-    "disgust",
-    "fear",
-    "contempt",
-)  # the first eight, as labels
+VOTE_LABELS = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")  # of the first eight
 
-EMOTION_FOLDERS = {
+EMOTION_FOLDERS = {  # the spellings in use
     "angry": ("angry", "anger"),
     "disgust": ("disgust", "disgusted"),
     "fear": ("fear", "fearful", "afraid", "scared"),
@@ -69,12 +60,13 @@ EMOTION_FOLDERS = {
 }
 SPLIT_FOLDERS = {
     "Training": ("train", "training"),
-    "PublicTest": ("validation", "valid", "val", "publictest"),  # training watches it
+    "PublicTest": ("validation", "valid", "val", "publictest"),  # training watches this split
     "PrivateTest": ("test", "privatetest"),  # used once, at the end
 }
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.xz", ".zip")
 CSV_NAMES = [f"{name}.csv{end}" for name in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")]
+FER2013_CSV = Path(__file__).resolve().parent / "fer2013" / "fer2013.csv"
 HOW_TO_GET_FER2013 = """\
 FER2013 comes from Kaggle, which asks for a login; either form will do (see fer2013/README.md):
   images  kaggle datasets download msambare/fer2013 -p fer2013 --unzip
@@ -82,12 +74,11 @@ FER2013 comes from Kaggle, which asks for a login; either form will do (see fer2
 challenges-in-representation-learning-facial-expression-recognition-challenge
 Without it, `--dataset drawn` works at once, on drawn faces."""
 
-CACHE_VERSION = 2  # raise it when the same source is to give other arrays
-ROWS_PER_BATCH = 64  # half a megabyte of CSV, which the processor's cache holds
-IMAGES_PER_BATCH = 512  # decoded side by side
-IN_MEMORY = 2**28  # bytes of faces; more stay in the cache's file, and the system brings in what is looked at
-UNREADABLE = 0.01  # share of the images of a folder that may be unreadable; they are named and left out
-NAMED = 20  # of the unreadable, at most
+CACHE_VERSION = 3  # raise the number when the same source gives other arrays, or the cache has another form
+IN_MEMORY = 2**28  # bytes of faces; more faces stay in the cache's file, and the system reads the parts in use
+IMAGES_PER_BATCH = 512  # images that are decoded side by side
+MAX_UNREADABLE = 0.01  # share of a folder's images; the unreadable images are named and left out
+MAX_NAMED = 20  # unreadable images in a message
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) + ((lzma.LZMAError,) if lzma else ())
 
 
@@ -99,11 +90,11 @@ class Split(NamedTuple):
 
 
 class Dataset(dict[str, Split]):
-    """The splits that a data set has, by their names and in the order of SPLITS.
+    """The splits of a data set, by name, in the order of SPLITS.
 
     Attributes:
-        emotions: The labels that the numbers in the splits index: EMOTIONS, then the others that a folder has, by the
-            alphabet, whatever their capitals.
+        emotions: The labels that the numbers in the splits index: first EMOTIONS, then the other labels of a folder, in
+            alphabetical order, whether capital or small.
     """
 
     def __init__(self, splits: dict[str, Split], emotions: Sequence[str] = EMOTIONS):
@@ -111,73 +102,139 @@ class Dataset(dict[str, Split]):
         self.emotions = tuple(emotions)
 
     def drop_unused_labels(self) -> "Dataset":
-        """Return the same without the emotions that no split shows, the others numbered anew in the same order."""
-        shown = np.unique(np.concatenate([split.emotions for split in self.values()]))
-        splits = {name: Split(faces, np.searchsorted(shown, emotions)) for name, (faces, emotions) in self.items()}
-        return Dataset(splits, [self.emotions[number] for number in shown])
+        """Return the same faces, without the emotions that no face shows; the other emotions get new numbers."""
+        used = np.unique(np.concatenate([split.emotions for split in self.values()]))
+        splits = {name: Split(faces, np.searchsorted(used, emotions)) for name, (faces, emotions) in self.items()}
+        return Dataset(splits, [self.emotions[number] for number in used])
 
 
-# Of images of a source: indices of SPLITS (n,), emotions (n,), faces (n, height, width, 1).
+# The images of a source: indices of SPLITS (n,), emotions (n,), faces (n, height, width, 1).
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def load_fer2013_data(dataset_path: str | Path = dataset, image_size: tuple[int, int] = image_size) -> Dataset:
-    """Load a data set: from its source the first time, then from a cache written beside it.
+# ----------------------------------------------------------------------------------------------------------
+# Pixels
 
-    Where the source's folder can't be written, the cache is in the user's (`cache_folder`).  Many faces (`IN_MEMORY`)
-    stay in the cache's file, read-only, so they may be more than the memory holds.
+
+def resize_face(image: np.ndarray, image_size: tuple[int, int] = (48, 48)) -> np.ndarray:
+    """Turn an image into the grey face that networks see: data sets and live frames use this one function.
+
+    Args:
+        image: uint8, grey (h, w) or (h, w, 1), BGR (h, w, 3) or BGRA (h, w, 4).
+        image_size: Height and width of the result in pixels.
+
+    Returns:
+        uint8 (height, width, 1).
+
+    Raises:
+        ValueError: `image` is not uint8, is empty, or has another shape.
+    """
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+        raise ValueError(
+            "a face must be uint8 of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); found "
+            f"{image.dtype} {image.shape}: convert it to 8 bits, and crop inside the image"
+        )
+    if channels > 1:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY if channels == 3 else cv2.COLOR_BGRA2GRAY)
+    height, width = image_size
+    if image.shape[:2] != (height, width):
+        shrinks = image.shape[0] >= height and image.shape[1] >= width
+        # FER2013 at half its size, enlarged again: the error (RMSE) is 11.7 grey levels with cubic, 13.7 with linear.
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        image = cv2.resize(image, (width, height), interpolation=interpolation)
+    return image.reshape(height, width, 1)
+
+
+def preprocess_images(images: np.ndarray) -> np.ndarray:
+    """Scale pixels from [0, 255] to [-1, 1], the range that every network here is trained on.
+
+    Args:
+        images: Any numeric dtype and any shape, values in [0, 255].
+
+    Returns:
+        float32 of the same shape, `images / 127.5 - 1`.
+
+    Raises:
+        ValueError: A value is not a number in [0, 255], or all values are floats in [0, 1]: normalised already.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"pixels must be numbers in [0, 255]; found {images.dtype}: convert them to uint8")
+    if images.dtype != np.uint8 and images.size:
+        low, high = images.min(), images.max()
+        normalised = images.dtype.kind == "f" and 0 < high <= 1
+        if normalised or not (low >= 0 and high <= 255):  # not (...), because NaN compares false
+            raise ValueError(
+                f"pixels must be in [0, 255]; found {images.dtype} in [{low:g}, {high:g}]: "
+                "pass pixels as they were read, not yet normalised"
+            )
+    scaled = np.divide(images, 127.5, dtype=np.float32)
+    scaled -= 1
+    return scaled
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Loading a data set
+
+
+def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[int, int] = (48, 48)) -> Dataset:
+    """Load a data set: the first time from its source, later from a cache.
+
+    The cache is written beside the source, or, where that folder can't be written, in the user's `cache_folder()`.
+
+    Faces of up to IN_MEMORY bytes are in memory. More faces stay in the cache's file, as a read-only `np.memmap`:
+    `faces[indices]` works as for any array, and the faces may need more space than the memory has. The system counts
+    the parts of the file that were read in this process's resident memory (RSS), but needs no swap for these parts: it
+    drops them when another program needs the memory.
 
     Args:
         dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz);
             a folder with train/EMOTION/*, validation/EMOTION/*, test/EMOTION/*, which become Training,
-            PublicTest and PrivateTest; a folder that holds either; or "drawn".
-        image_size: Height and width of the faces in pixels; images of another size are resized.
+            PublicTest and PrivateTest; a folder that holds one of the two; or "drawn".
+        image_size: Height and width of the faces in pixels. Images of another size are resized.
 
     Returns:
-        `Dataset`: a dict of the splits that it has, with the labels of its emotions.
+        The splits that the data set has, and the labels of its emotions.
 
     Raises:
-        FileNotFoundError: There is nothing at `dataset_path`.
-        ValueError: The data are not as described; the message names the file, and the line or the image.
+        UserError: Nothing is at `dataset_path`, or the data are not as described; the message names the file, and the
+            line or the image.
+        ValueError: `image_size` is not two whole numbers of 1 or more.
     """
     sides = np.asarray(image_size)
     if sides.shape != (2,) or sides.dtype.kind not in "iu" or sides.min() < 1:
-        raise UserError(f"image_size must be height and width, 1 pixel or more each; found {image_size!r}: correct it")
+        raise ValueError(f"image_size must be height and width, 1 pixel or more each; found {image_size!r}: correct it")
     if str(dataset_path) == "drawn":
         from drawn_faces import draw_dataset  # here: a start without drawn faces is faster
 
-        return Dataset({split: Split(*draw) for split, draw in draw_dataset(image_size=image_size, seed=0).items()})
+        drawn = draw_dataset(image_size=image_size, seed=0)
+        return Dataset({name: Split(faces, emotions) for name, (faces, emotions) in drawn.items()})
 
     source = find_source(dataset_path)
-    images, emotions = list_images(source) if source.is_dir() else ([], EMOTIONS)
-    caches, key = _cache_places(source), _cache_key(source, images, image_size)
-    cache, arrays = next(((cache, found) for cache in caches if (found := _read_cache(cache, key))), (None, None))
-    if arrays is not None and (missing := len(images) - len(arrays[0])) > 0:
-        left_out = f"notice: {missing} of {len(images):,} images are left out; they could not be read"
-        print(f"{left_out} (delete {cache} to see which)", file=sys.stderr)
-    if arrays is None:
-        arrays = _read_and_cache(caches, key, source, images, image_size)
-    which, numbers, faces = arrays
-    ends = np.cumsum([(which == number).sum() for number in range(len(SPLITS))])
-    places = {split: slice(start, end) for split, start, end in zip(SPLITS, (0, *ends), ends, strict=False)}
-    return Dataset(
-        {split: Split(faces[at], numbers[at]) for split, at in places.items() if at.start < at.stop}, emotions
-    )
+    images, emotion_names = list_images(source) if source.is_dir() else ([], EMOTIONS)
+    arrays = _read_with_cache(source, images, image_size)
+    starts = np.searchsorted(arrays[0], range(len(SPLITS) + 1))  # the splits lie one after the other
+    splits = {}
+    for name, start, end in zip(SPLITS, starts[:-1], starts[1:], strict=True):
+        if start < end:
+            splits[name] = Split(arrays[2][start:end], arrays[1][start:end])
+    return Dataset(splits, emotion_names)
 
 
 def find_source(dataset_path: str | Path) -> Path:
     """Find the CSV, or the folder with train/ in it, that `dataset_path` stands for.
 
     Args:
-        dataset_path: A CSV; a folder that is the data set, holds its CSV, or has one subfolder that does.
-            The default path, where it is missing, stands for its folder.
+        dataset_path: A CSV; a folder that is the data set, holds its CSV, or has one subfolder that is or holds it.
+            FER2013_CSV, where it is missing, stands for its folder.
 
     Returns:
         An existing file or folder.
 
     Raises:
-        FileNotFoundError: There is nothing at `dataset_path`; where FER2013 was to be, the message says how to get it.
-        ValueError: The file is of another kind, or the folder holds no data set, or several.
+        UserError: Nothing is at `dataset_path` (where FER2013 is missing, the message says how to get it); the file
+            is of another kind; or the folder holds no data set, or several.
     """
     path = Path(dataset_path).expanduser()
     if path.is_file():
@@ -187,10 +244,10 @@ def find_source(dataset_path: str | Path) -> Path:
                 f"{path.suffix or 'no suffix'}: unpack it, and name what was inside"
             )
         return path
-    folder = path.parent if path.resolve() == Path(dataset).resolve() and not path.exists() else path
+    folder = path.parent if path.resolve() == FER2013_CSV.resolve() and not path.exists() else path
     if folder.is_dir():
-        inside = (data for child in _subfolders(folder) if (data := _data_in(child)))
-        found = [data] if (data := _data_in(folder)) else list(inside)
+        own = _data_in(folder)
+        found = [own] if own else [data for child in _subfolders(folder) if (data := _data_in(child))]
         if len(found) == 1:
             return found[0]
         if found or folder == path:
@@ -200,11 +257,11 @@ def find_source(dataset_path: str | Path) -> Path:
             )
     if path.name in CSV_NAMES:
         raise UserError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
-    raise UserError(f"{path} does not exist: correct the path, or take `drawn` for drawn faces")
+    raise UserError(f"{path} does not exist: correct the path, or use `drawn` for drawn faces")
 
 
 def _data_in(folder: Path) -> Path | None:
-    """Return the CSV in `folder`, or `folder` itself when it has a split's subfolder."""
+    """Return the CSV in `folder`, or `folder` itself if it has a split's subfolder."""
     for name in CSV_NAMES:
         if (folder / name).is_file():
             return folder / name
@@ -212,55 +269,52 @@ def _data_in(folder: Path) -> Path | None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Return the folders in `folder`, without what tools leave behind (.ipynb_checkpoints, __MACOSX)."""
-    folders = (path for path in sorted(folder.iterdir()) if path.is_dir())
-    return [path for path in folders if not path.name.startswith((".", "__"))]
+    """Return the folders in `folder`, without those that tools make (.ipynb_checkpoints, __MACOSX)."""
+    with reading(folder):
+        folders = (path for path in sorted(folder.iterdir()) if path.is_dir())
+        return [path for path in folders if not path.name.startswith((".", "__"))]
 
 
 def canonical_name(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
-    """Return the key of `spellings` (EMOTION_FOLDERS or SPLIT_FOLDERS) that `name` is a spelling of, or None."""
+    """Return the emotion or the split that a folder's name means.
+
+    Args:
+        name: In any spelling of `spellings`, capital or small.
+        spellings: EMOTION_FOLDERS or SPLIT_FOLDERS.
+
+    Returns:
+        A key of `spellings`, or None.
+    """
     return next((key for key, names in spellings.items() if name.lower() in names), None)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# CSV
+# ----------------------------------------------------------------------------------------------------------
+# The CSV
 
 
 def _read_csv(path: Path, image_size: tuple[int, int]) -> Arrays:
-    """Return the images by their splits, in the order of the rows."""
+    """Return the images of a CSV: split by split, and in each split in the order of the rows."""
     from tqdm import tqdm
 
-    splits, emotions, faces, side = [], [], [], 0
-    size = path.stat().st_size
-    bar = tqdm(total=size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
-    with path.open("rb") as file, bar:
+    splits, emotions, faces = [], [], []
+    bar = tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
+    with reading(path), path.open("rb") as file, bar:
         try:
-            rows = _csv_rows(path, _decompressed(path, file))
-            while batch := list(islice(rows, ROWS_PER_BATCH)):
-                lines, batch_splits, batch_emotions, pixels = zip(*batch, strict=True)
-                side = side or math.isqrt(len(pixels[0].split()))  # the first row says it for all
-                batch_faces = _parse_pixels(pixels, side)
-                if batch_faces is None:
-                    raise _pixel_fault(path, lines, pixels, side)
-                if tuple(image_size) != (side, side):
-                    batch_faces = np.stack([resize_face(face, image_size) for face in batch_faces])
-                splits += batch_splits
-                emotions += batch_emotions
-                faces.append(batch_faces)
+            for split, emotion, face in _csv_rows(path, _decompressed(path, file)):
+                splits.append(split)
+                emotions.append(emotion)
+                faces.append(face if face.shape[:2] == tuple(image_size) else resize_face(face, image_size))
                 bar.update(file.tell() - bar.n)
         except DAMAGED as error:
             raise UserError(f"{path} must be whole; found damage ({error}): download it again") from error
     if not faces:
-        raise UserError(f"{path}: a CSV must have a row per image; found only its header: download it again")
+        raise UserError(f"{path}: a CSV must have a row for each image; found only its header: download it again")
     order = np.argsort(splits, kind="stable")
-    faces = np.concatenate(faces)
-    if (np.diff(order) != 1).any():  # most files have their splits one after the other
-        faces = faces[order]
-    return np.array(splits)[order], np.array(emotions, np.int64)[order], faces
+    return np.array(splits)[order], np.array(emotions, np.int64)[order], np.stack([faces[index] for index in order])
 
 
 def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
-    """Return the CSV that `file` holds; its first bytes say how it is compressed, whatever its name."""
+    """Return the CSV that `file` holds; the first bytes, not the name, say how the file is compressed."""
     start = file.read(256)
     file.seek(0)
     if not start:
@@ -288,36 +342,54 @@ def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
     return file
 
 
-def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield (line, index of SPLITS, emotion, pixels) of every row."""
+def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (index of SPLITS, emotion, face uint8 (side, side, 1)) of every row."""
     header = stream.readline()
     columns = [_field(name).lower() for name in header.removeprefix(b"\xef\xbb\xbf").split(b",")]
     if not {b"usage", b"emotion", b"pixels"} <= set(columns):
         raise _row_error(path, 1, "the columns must be emotion, pixels, Usage", _quoted(header, 60))
-    places = [columns.index(name) for name in (b"usage", b"emotion", b"pixels")]
-    split_of = {split.encode(): number for number, split in enumerate(SPLITS)}
-    emotion_of = {b"%d" % number: number for number in range(len(EMOTIONS))}
+    usage_at, emotion_at, pixels_at = (columns.index(name) for name in (b"usage", b"emotion", b"pixels"))
+    split_numbers = {split.encode(): number for number, split in enumerate(SPLITS)}
+    emotion_numbers = {b"%d" % number: number for number in range(len(EMOTIONS))}
+    side = 0
     for line, text in enumerate(stream, 2):
         if text.isspace():
             continue
         fields = text.split(b",")
         if len(fields) != len(columns):
             raise _row_error(path, line, f"a row must have {len(columns)} columns", len(fields))
-        usage, emotion, pixels = (_field(fields[place]) for place in places)
-        if usage not in split_of:
+        usage, emotion, pixels = _field(fields[usage_at]), _field(fields[emotion_at]), _field(fields[pixels_at])
+        if usage not in split_numbers:
             raise _row_error(path, line, f"Usage must be one of {', '.join(SPLITS)}", _quoted(usage))
-        if emotion not in emotion_of:
+        if emotion not in emotion_numbers:
             raise _row_error(path, line, f"emotion must be 0 to {len(EMOTIONS) - 1}", _quoted(emotion))
-        yield line, split_of[usage], emotion_of[emotion], pixels
+        if pixels.translate(None, b"0123456789 \t\v\f"):
+            raise _pixel_error(path, line, pixels)
+        face = np.fromstring(pixels, np.int64, sep=" ")
+        side = side or math.isqrt(face.size)  # the first row sets the size of all rows
+        if not face.size or face.size != side**2:
+            rule = "all rows must have the pixels of one square, 48 x 48 = 2304 in FER2013"
+            raise _row_error(path, line, rule, face.size)
+        if face.max() > 255:
+            raise _pixel_error(path, line, pixels)
+        yield split_numbers[usage], emotion_numbers[emotion], face.astype(np.uint8).reshape(side, side, 1)
 
 
-def _row_error(path: Path, line: int, rule: str, found: object) -> ValueError:
+def _row_error(path: Path, line: int, rule: str, found: object) -> UserError:
     """Return the error for a line that breaks a rule."""
-    return ValueError(f"{path}, line {line}: {rule}; found {found}: correct it, or download the file again")
+    return UserError(f"{path}, line {line}: {rule}; found {found}: correct the line, or download the file again")
+
+
+def _pixel_error(path: Path, line: int, pixels: bytes) -> UserError:
+    """Return the error for the first pixel that breaks the rule."""
+    words = pixels.split()
+    index = next(index for index, word in enumerate(words) if not word.isdigit() or int(word) > 255)
+    found = f"{_quoted(words[index])} as number {index + 1}"
+    return _row_error(path, line, "pixels must be whole numbers from 0 to 255", found)
 
 
 def _field(text: bytes) -> bytes:
-    """Return a CSV field without what may stand around it."""
+    """Return a CSV field without the quotes and the spaces around it."""
     return text.strip(b' "\r\n\t')
 
 
@@ -326,82 +398,57 @@ def _quoted(text: bytes, length: int = 20) -> str:
     return repr(text[:length].decode("latin-1"))
 
 
-def _parse_pixels(rows: Sequence[bytes], side: int) -> np.ndarray | None:
-    """Return faces (n, side, side, 1) from rows of numbers, or None when a row is at fault.
-
-    All bytes are handled at once: where a number ends, its value is that digit, plus ten times the digit
-    before, plus a hundred times the one before that.
-    """
-    text = np.frombuffer(b"\n\n" + b"\n".join(rows) + b"\n", np.uint8)
-    digits = text - 48  # other bytes wrap around, far above 9
-    is_digit = digits < 10
-    digits *= is_digit
-    values = digits[2:].astype(np.uint16)
-    values += digits[1:-1] * np.uint8(10)
-    values += digits[:-2] * is_digit[1:-1] * np.uint16(100)
-    ends = np.flatnonzero(is_digit[2:-1] & ~is_digit[3:])
-    values = values[ends]
-    counts = np.diff(np.searchsorted(ends, np.flatnonzero(text[2:] == 10)), prepend=0)
-    too_long = is_digit[3:] & is_digit[2:-1] & is_digit[1:-2] & is_digit[:-3]
-    is_space = text <= 32
-    if (counts != side**2).any() or (values > 255).any() or too_long.any() or (is_digit == is_space).any():
-        return None
-    return values.astype(np.uint8).reshape(len(rows), side, side, 1)
-
-
-def _pixel_fault(path: Path, lines: Sequence[int], rows: Sequence[bytes], side: int) -> ValueError:
-    """Return the error for the first of the rows that _parse_pixels does not take."""
-    for line, row in zip(lines, rows, strict=True):
-        pixels = row.split()
-        for place, pixel in enumerate(pixels, 1):
-            if not (pixel.isdigit() and len(pixel) <= 3 and int(pixel) <= 255):
-                rule = "pixels must be whole numbers from 0 to 255"
-                return _row_error(path, line, rule, f"{_quoted(pixel)} as number {place}")
-        if not pixels or len(pixels) != side**2:
-            rule = "all rows must have the pixels of one square, 48 x 48 = 2304 in FER2013"
-            return _row_error(path, line, rule, len(pixels))
-    raise AssertionError("_parse_pixels refused rows that are right")
-
-
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Folders of images
 
 
-def list_images(folder: Path) -> tuple[list[tuple[int, int, Path]], tuple[str, ...]]:
-    """Return (index of SPLITS, emotion, path) of every image in `folder`, by split, and the emotions."""
+def list_images(folder: str | Path) -> tuple[list[tuple[int, int, Path]], tuple[str, ...]]:
+    """List the images of a data set's folder.
+
+    Args:
+        folder: The folder that has train/EMOTION/* and so on.
+
+    Returns:
+        A tuple (index of SPLITS, emotion, path) for every image, split by split; and the labels of the emotions, which
+        the numbers index.
+
+    Raises:
+        UserError: There is no image, an emotion's folder is empty, or two emotions differ in capitals only.
+    """
     found: list[tuple[int, str, Path]] = []
-    own: dict[str, Path] = {}  # emotions that FER2013 does not know
-    for split_folder in _subfolders(folder):
+    other_emotions: dict[str, Path] = {}  # the emotions that FER2013 does not have
+    for split_folder in _subfolders(Path(folder)):
         split = canonical_name(split_folder.name, SPLIT_FOLDERS)
         names: dict[str, Path] = {}
         for emotion_folder in _subfolders(split_folder) if split else ():
             name = emotion_folder.name.casefold()
             emotion = canonical_name(name, EMOTION_FOLDERS)
-            for known in (names, *([] if emotion else [own])):
+            for known in (names, *([] if emotion else [other_emotions])):
                 other = known.setdefault(name, emotion_folder)
                 if other != emotion_folder and (known is names or other.name != emotion_folder.name):
                     raise UserError(
                         f"{emotion_folder}: emotions must differ by more than capitals; found {other} as well: "
                         "rename one of them"
                     )
-            files = [file for file in sorted(os.listdir(emotion_folder)) if not file.startswith(".")]
+            with reading(emotion_folder):
+                files = [file for file in sorted(os.listdir(emotion_folder)) if not file.startswith(".")]
             paths = [emotion_folder / file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
             if not paths:
                 raise UserError(
                     f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); "
-                    "found none: fill it or remove it"
+                    "found none: fill the folder or remove it"
                 )
             found += [(SPLITS.index(split), emotion or emotion_folder.name, path) for path in paths]
     if not found:
-        raise UserError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill it")
+        raise UserError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill the folder")
     emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS), key=str.casefold))
-    number = {emotion: place for place, emotion in enumerate(emotions)}
+    numbers = {emotion: number for number, emotion in enumerate(emotions)}
     found.sort(key=lambda image: image[0])
-    return [(split, number[emotion], path) for split, emotion, path in found], emotions
+    return [(split, numbers[emotion], path) for split, emotion, path in found], emotions
 
 
 def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Iterator[Arrays]:
-    """Yield the images in the order of the list, without those that can't be read, some hundreds at a time."""
+    """Yield the images in the order of the list, some hundreds at a time, without the images that can't be read."""
     from tqdm import tqdm
 
     unreadable: list[Path] = []
@@ -412,12 +459,12 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
             faces = list(pool.map(lambda image: _read_image(image[2], image_size), batch))
             unreadable += [path for (_, _, path), face in zip(batch, faces, strict=True) if face is None]
             done = start + len(batch)
-            named = ", ".join(map(str, unreadable[:NAMED])) + (", ..." if len(unreadable) > NAMED else "")
-            enough = len(unreadable) > NAMED or done == len(images)  # to name
-            if enough and len(unreadable) > UNREADABLE * len(images):
+            named = ", ".join(map(str, unreadable[:MAX_NAMED])) + (", ..." if len(unreadable) > MAX_NAMED else "")
+            can_stop = len(unreadable) > MAX_NAMED or done == len(images)  # else read on, to name more images
+            if can_stop and len(unreadable) > MAX_UNREADABLE * len(images):
                 raise UserError(
                     f"images must be readable; found {len(unreadable)} of the first {done:,} that are not: {named}; "
-                    f"replace or remove them (of many images, {UNREADABLE:.0%} may be unreadable)"
+                    f"replace or remove them (of many images, {MAX_UNREADABLE:.0%} may be unreadable)"
                 )
             read = [(*image[:2], face) for image, face in zip(batch, faces, strict=True) if face is not None]
             splits, emotions, faces = zip(*read, strict=True) if read else ((), (), np.empty((0, *image_size, 1)))
@@ -436,188 +483,192 @@ def _read_image(path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
     return None if image is None else resize_face(image, image_size)
 
 
-def decode_image(path: Path) -> np.ndarray | None:
-    """Return an image file as uint8 (h, w, 3), BGR, or None where it can't be read."""
+def decode_image(path: str | Path) -> np.ndarray | None:
+    """Read an image file.
+
+    Returns:
+        uint8 (h, w, 3), BGR, upright as the camera was held; or None where the file can't be read.
+    """
     try:
-        # Colour is 8 bits and upright whatever the file has, and then turns grey as a camera's frame does.
+        # Any kind of file gives 8 bits of colour, which turn grey in the same way as a camera's frame.
         return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, OSError):  # an empty file, or one that claims to be huge; one that may not be read
+    except (cv2.error, OSError):  # an empty file, a file that claims to be huge, or no permission to read it
         return None
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Cache
+# ----------------------------------------------------------------------------------------------------------
+# The cache: PATH.cache.npy holds the faces, PATH.cache.npz what belongs to them
 
 
-def _cache_places(source: Path) -> list[Path]:
-    """Return where the cache of a source may be: beside it, or, where that can't be written, in the user's folder."""
-    places = [source / "faces.cache.npz" if source.is_dir() else source.with_name(f"{source.name}.cache.npz")]
-    with contextlib.suppress(RuntimeError):  # in some containers the user has no home
-        whose = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
-        places.append(cache_folder() / f"{source.resolve().name}.{whose}.cache.npz")
-    return places
+def _read_with_cache(source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Arrays:
+    """Return the images of a source, from the cache, or else from the source; then write the cache."""
+    key, caches = _cache_key(source, images, image_size), _cache_paths(source)
+    for cache in caches:
+        if (arrays := _read_cache(cache, key)) is not None:
+            if left_out := len(images) - len(arrays[0]) if images else 0:
+                print(
+                    f"notice: {left_out} of {len(images):,} images are left out; they could not be read "
+                    f"(delete {cache} to see which)",
+                    file=sys.stderr,
+                )
+            return arrays
+
+    csv = None if images else _read_csv(source, image_size)
+    failure = None
+    for cache in caches:
+        parts = _read_images(images, image_size) if images else [csv]
+        try:
+            _write_cache(cache, key, (len(images) or len(csv[0]), *image_size, 1), parts)
+        except WriteError as error:
+            failure = failure or error
+            continue
+        if failure:
+            print(f"notice: the cache is {cache} ({failure})", file=sys.stderr)
+        if (arrays := _read_cache(cache, key)) is not None:
+            return arrays
+    if failure:
+        print(f"notice: no cache written, so the next start reads the data again ({failure})", file=sys.stderr)
+    if csv is not None:
+        return csv
+    splits, emotions, faces = zip(*_read_images(images, image_size), strict=True)
+    return np.concatenate(splits), np.concatenate(emotions), np.concatenate(faces)
+
+
+def _cache_paths(source: Path) -> list[Path]:
+    """Return where the cache of a source may be: beside the source, and in the user's folder."""
+    paths = [source / "faces.cache.npz" if source.is_dir() else source.with_name(f"{source.name}.cache.npz")]
+    with contextlib.suppress(UserError):  # in some containers the user has no home folder
+        path_hash = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]
+        paths.append(cache_folder() / f"{source.resolve().name}.{path_hash}.cache.npz")
+    return paths
 
 
 def _cache_key(source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> str:
-    """Return what a cache must carry to be used; it changes with the source and with the image size."""
+    """Return a text that changes with the source and with the image size; a cache with another key is not used."""
     listing = hashlib.sha256()
     for split, emotion, path in images or [("", "", source)]:
-        status = path.stat()
+        with reading(path):
+            status = path.stat()
         listing.update(f"{split} {emotion} {path.name!r} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return json.dumps([CACHE_VERSION, *image_size, listing.hexdigest()])
-
-
-def _read_and_cache(
-    caches: list[Path], key: str, source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]
-) -> Arrays:
-    """Read a source and write its cache to the first place that can be written, else say so and keep all in memory."""
-    table = None if images else _read_csv(source, image_size)
-    count = len(images) if images else len(table[0])
-    failures = []
-    for cache in caches:
-        try:
-            _write_cache(cache, key, (count, *image_size, 1), _read_images(images, image_size) if images else [table])
-        except OSError as error:
-            failures.append(error)
-            continue
-        if failures:
-            print(f"notice: the cache is {cache} ({failures[0]})", file=sys.stderr)
-        if (arrays := _read_cache(cache, key)) is not None:
-            return arrays
-    if failures:
-        print(f"notice: no cache written, so the next start reads the data again ({failures[0]})", file=sys.stderr)
-    parts = _read_images(images, image_size) if images else [table]
-    return tuple(map(np.concatenate, zip(*parts, strict=True)))
+    return json.dumps([CACHE_VERSION, *map(int, image_size), listing.hexdigest()])
 
 
 def _read_cache(cache: Path, key: str) -> Arrays | None:
-    """Return what _write_cache was given, or None when the cache is missing, outdated or damaged."""
+    """Return the arrays that `_write_cache` has written, or None if the cache is missing, outdated or damaged."""
     try:
-        with np.load(cache) as arrays:  # reading an array checks its CRC
-            if arrays["key"].item() != key:
-                return None
-            splits, emotions = arrays["splits"], arrays["emotions"]
-        with zipfile.ZipFile(cache) as archive:
-            member = archive.getinfo("faces.npy")
-            with archive.open(member) as stream:
-                np.lib.format.read_magic(stream)
-                shape, _, _ = np.lib.format.read_array_header_1_0(stream)
-                header = stream.tell()
-                while stream.read(1 << 20):  # to the end, where the CRC is checked
-                    pass
-        file = cache.open("rb")
-        file.seek(member.header_offset + 26)
-        start = member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
-        faces = np.memmap(file, np.uint8, "r", start, shape)
-        if faces.size <= IN_MEMORY:
-            with file:
-                return splits, emotions, np.array(faces)
-        file.close()
-        return splits, emotions, faces
-    except Exception:  # a damaged file can fail in any way, and the source still has everything
+        with np.load(cache) as arrays:  # a zip, so that the CRC of each of these arrays is checked
+            found_key, crc, splits, emotions = (arrays[name] for name in ("key", "crc", "splits", "emotions"))
+        faces = np.load(cache.with_suffix(".npy"), mmap_mode="r")[: len(splits)]
+    except Exception:  # NumPy and zipfile raise nearly anything for a damaged file, and the source has everything
         return None
+    if found_key.tolist() != key or faces.dtype != np.uint8:
+        return None
+    if faces.size <= IN_MEMORY:
+        faces = np.array(faces)
+    return (splits, emotions, faces) if zlib.crc32(faces) == crc.item() else None
 
 
 def _write_cache(cache: Path, key: str, shape: tuple[int, ...], parts: Iterable[Arrays]) -> None:
-    """Write the arrays of a source, a part after the other, whole or not at all; `shape` has room for all faces."""
-    splits, emotions, count = [], [], 0
-    with replacing(cache) as partial, zipfile.ZipFile(partial, "w") as archive:
-        with archive.open("faces.npy", "w", force_zip64=True) as file:
+    """Write the images of a source, part after part, in little memory; `shape` has room for all faces."""
+    splits, emotions, crc = [], [], 0
+    with replacing(cache) as table, replacing(cache.with_suffix(".npy")) as partial:
+        with partial.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            end = file.tell() + math.prod(shape)
             for part_splits, part_emotions, faces in parts:
                 splits.append(part_splits)
                 emotions.append(part_emotions)
-                file.write(faces.data if faces.size else b"")
-                count += len(faces)
-            for _ in range(count, shape[0]):  # in place of those that could not be read
-                file.write(bytes(math.prod(shape[1:])))
-        for name, array in (
-            ("key", np.array(key)),
-            ("splits", np.concatenate(splits)),
-            ("emotions", np.concatenate(emotions)),
-        ):
-            with archive.open(f"{name}.npy", "w") as file:
-                np.lib.format.write_array(file, array)
+                pixels = memoryview(faces.reshape(-1))
+                file.write(pixels)
+                crc = zlib.crc32(pixels, crc)
+            file.truncate(end)  # in place of images that could not be read
+        np.savez(table, key=key, crc=crc, splits=np.concatenate(splits), emotions=np.concatenate(emotions))
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Pixels
+# ----------------------------------------------------------------------------------------------------------
+# Splits, duplicates, and the votes of FER+
 
 
-def resize_face(image: np.ndarray, image_size: tuple[int, int] = image_size) -> np.ndarray:
-    """Turn an image into the grey face that networks see; data sets and live frames both come through here.
+def stratified_split(emotions: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out the same fraction of every emotion.
 
     Args:
-        image: uint8, grey (h, w) or (h, w, 1), BGR (h, w, 3) or BGRA (h, w, 4).
-        image_size: Height and width of the result in pixels.
+        emotions: int (n,).
+        fraction: The part of each emotion's images to hold out, between 0 and 1. The number of images is rounded, and
+            at least one image of each emotion is kept.
+        seed: The same seed gives the same split.
 
     Returns:
-        uint8 (height, width, 1).
+        The indices that are kept and the indices that are held out, both int64 and ascending.
 
     Raises:
-        ValueError: `image` is not 8-bit, is empty or has another shape.
+        ValueError: `fraction` is not between 0 and 1.
     """
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
-        raise UserError(
-            "a face must be uint8 of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); found "
-            f"{image.dtype} {image.shape}: convert it to 8 bits, and crop inside the image"
-        )
-    if channels > 1:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY if channels == 3 else cv2.COLOR_BGRA2GRAY)
-    height, width = image_size
-    if image.shape[:2] != (height, width):
-        shrinks = image.shape[0] >= height and image.shape[1] >= width
-        # FER2013 halved and enlarged again: an RMSE of 11.7 grey levels with cubic, 13.7 with linear.
-        way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        image = cv2.resize(image, (width, height), interpolation=way)
-    return image.reshape(height, width, 1)
+    if not 0 < fraction < 1:
+        raise ValueError(f"the fraction to hold out must be between 0 and 1; found {fraction}: correct it")
+    emotions = np.asarray(emotions)
+    held_out = np.zeros(len(emotions), bool)
+    rng = np.random.default_rng(seed)
+    for emotion in np.unique(emotions):
+        indices = rng.permutation(np.flatnonzero(emotions == emotion))
+        held_out[indices[: min(round(fraction * len(indices)), len(indices) - 1)]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def preprocess_images(images: np.ndarray) -> np.ndarray:
-    """Scale pixels from [0, 255] to [-1, 1], the range that every network here is trained on.
+def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Find the faces that have a twin in `others`, byte for byte; without `others`, an earlier twin in `faces`.
 
     Args:
-        images: Any numeric dtype and any shape, values in [0, 255].
+        faces: uint8 (n, height, width, 1).
+        others: uint8 (m, height, width, 1), or None.
 
     Returns:
-        float32 of the same shape, `images / 127.5 - 1`.
-
-    Raises:
-        ValueError: A value is outside [0, 255] or not a number, or floats are in [0, 1], normalised already.
+        bool (n,), True for each face with a twin.
     """
-    images = np.asarray(images)
-    if images.dtype.kind not in "uif":
-        raise UserError(f"pixels must be numbers in [0, 255]; found {images.dtype}: convert them to uint8")
-    if images.dtype != np.uint8 and images.size:
-        low, high = images.min(), images.max()
-        normalised = images.dtype.kind == "f" and 0 < high <= 1
-        if normalised or not (low >= 0 and high <= 255):  # not (...): NaN compares false
-            raise UserError(
-                f"pixels must be in [0, 255]; found {images.dtype} in [{low:g}, {high:g}]: "
-                "pass pixels as they were read, not yet normalised"
-            )
-    scaled = np.divide(images, 127.5, dtype=np.float32)
-    scaled -= 1
-    return scaled
+    seen = set(_digests(others)) if others is not None else set()
+    found = np.zeros(len(faces), bool)
+    for index, digest in enumerate(_digests(faces)):
+        found[index] = digest in seen
+        if others is None:
+            seen.add(digest)
+    return found
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Votes, splits and duplicates
+def _digests(faces: np.ndarray) -> Iterator[bytes]:
+    """Yield a hash of 16 bytes for each face."""
+    for face in faces:
+        yield hashlib.blake2b(np.ascontiguousarray(face), digest_size=16).digest()
+
+
+def count_duplicates(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
+    """Count the duplicates within and between splits.
+
+    Args:
+        splits: The splits, as `load_fer2013_data` returns them.
+
+    Returns:
+        For (first, second), two names in the order of `splits`: how many faces of the second are also in the first.
+        For (name, name): how many faces repeat an earlier face of the same split.
+    """
+    counts = {}
+    for first, second in combinations_with_replacement(splits, 2):
+        others = splits[first].faces if first != second else None
+        counts[first, second] = int(find_duplicates(splits[second].faces, others).sum())
+    return counts
 
 
 def load_votes(path: str | Path) -> dict[str, np.ndarray]:
-    """Load FER+'s votes: what ten people each said of FER2013's images, row for row as in fer2013.csv.
+    """Load FER+: for each image of FER2013, the votes of ten people, in the order of the rows of fer2013.csv.
 
     Args:
-        path: fer2013new.csv: a column Usage, and one for each of VOTE_COLUMNS.
+        path: fer2013new.csv, with the columns Usage and VOTE_COLUMNS.
 
     Returns:
-        For each split of FER2013, votes float32 (n, 10): a share for each of VOTE_COLUMNS ("NF": no face).
+        For each split of FER2013, float32 (n, 10): the share of the votes for each of VOTE_COLUMNS ("NF": no face).
 
     Raises:
-        FileNotFoundError: There is no such file; the message says where it comes from.
-        ValueError: The file is not as described; the message names the file, and the line.
+        UserError: There is no such file (the message says where to get it), or the file is not as described (the
+            message names the line).
 
     Source: Barsoum, Zhang, Canton Ferrer and Zhang 2016, "Training Deep Networks for Facial Expression Recognition
     with Crowd-Sourced Label Distribution", https://arxiv.org/abs/1608.01041.
@@ -627,8 +678,9 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: fer2013new.csv comes from https://github.com/microsoft/FERPlus")
     try:
-        table = pd.read_csv(path)
-    except ValueError as error:  # pandas' own, of text in a wrong encoding too
+        with reading(path):
+            table = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: votes must be a CSV; found {str(error).splitlines()[0]}: get it again") from error
     if missing := [name for name in ("Usage", *VOTE_COLUMNS) if name not in table]:
         raise UserError(
@@ -647,126 +699,59 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
 def join_votes(
     data: Dataset, path: str | Path, relabel: bool = False, drop_no_face: bool = False
 ) -> tuple[Dataset, dict[str, np.ndarray]]:
-    """Put FER2013 and FER+'s votes together, row for row.
+    """Join FER2013 and the votes of FER+, row by row.
 
     Args:
-        data: FER2013 as its CSV has it.
-        path: As load_votes takes it.
-        relabel: Give each face the emotion that most people saw, one of FER2013's seven or contempt.  Faces whose
-            emotion most people did not know, or that they saw no face in, have none and are left out.
-        drop_no_face: Leave out what most people saw no face in.
+        data: FER2013, in the order of its CSV.
+        path: FER+'s file, as `load_votes` takes it.
+        relabel: Give each face the emotion with the most votes: one of FER2013's seven, or contempt. A face with the
+            most votes for "unknown" or "no face" has no emotion and is left out.
+        drop_no_face: Leave out the images with the most votes for "no face".
 
     Returns:
-        The data set, and of each of its splits the votes, float32 (n, 10), as load_votes returns them.
+        The data set; and for each of its splits the votes, float32 (n, 10), as `load_votes` returns them.
 
     Raises:
-        FileNotFoundError, ValueError: As load_votes, or the votes are not on these images, row for row.
+        UserError: `load_votes` raised it, or the votes are not about these images, row by row.
     """
     votes = load_votes(path)
     emotions = (*EMOTIONS, "contempt") if relabel else data.emotions
-    number = np.array([(*EMOTIONS, "contempt").index(label) for label in VOTE_LABELS] + [-1, -1])
+    label_of_column = np.array([(*EMOTIONS, "contempt").index(label) for label in VOTE_LABELS] + [-1, -1])
     splits = {}
     for name, (faces, labels) in data.items():
-        cast = votes[name]
-        if len(cast) != len(faces):
+        if len(votes[name]) != len(faces):
             raise UserError(
-                f"{path}: the votes must be on FER2013's images, row for row; found {len(cast)} rows for {len(faces)} "
-                f"images of {name}: use FER2013's CSV, or leave --votes out"
+                f"{path}: the votes must be on FER2013's images, row for row; found {len(votes[name])} rows for "
+                f"{len(faces)} images of {name}: use FER2013's CSV, or leave --votes out"
             )
-        most = cast.argmax(axis=1)
-        agreed = np.mean(number[most] == labels)
-        if agreed < 0.4:  # 0.63 where the rows belong together, 0.2 where they do not
+        most_voted = votes[name].argmax(axis=1)
+        agreed = np.mean(label_of_column[most_voted] == labels)
+        if agreed < 0.4:  # 0.63 if the rows belong together, 0.2 if not
             raise UserError(
                 f"{path}: the votes must be on the same images, row for row; found that {agreed:.0%} of {name}'s "
                 "labels are the most voted: use FER2013's CSV in its official order, or leave --votes out"
             )
-        kept = (
-            most < len(VOTE_LABELS)
-            if relabel
-            else most != VOTE_COLUMNS.index("NF")
-            if drop_no_face
-            else np.full(len(most), True)
-        )
+        kept = np.full(len(faces), True)
+        if relabel:
+            kept = most_voted < len(VOTE_LABELS)
+        elif drop_no_face:
+            kept = most_voted != VOTE_COLUMNS.index("NF")
         if not kept.all():
-            faces, labels, most, votes[name] = faces[kept], labels[kept], most[kept], cast[kept]
-        splits[name] = Split(faces, number[most] if relabel else labels)
+            faces, labels, most_voted, votes[name] = faces[kept], labels[kept], most_voted[kept], votes[name][kept]
+        splits[name] = Split(faces, label_of_column[most_voted] if relabel else labels)
     return Dataset(splits, emotions), votes
 
 
-def stratified_split(emotions: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out the same fraction of every emotion.
-
-    Args:
-        emotions: int (n,).
-        fraction: Of each emotion, rounded, between 0 and 1; at least one image of it is kept.
-        seed: The same seed gives the same split.
-
-    Returns:
-        Indices kept and indices held out, each int64 and ascending.
-
-    Raises:
-        ValueError: `fraction` is not between 0 and 1.
-    """
-    if not 0 < fraction < 1:
-        raise UserError(f"the fraction to hold out must be between 0 and 1; found {fraction}: correct it")
-    emotions = np.asarray(emotions)
-    held_out = np.zeros(len(emotions), bool)
-    rng = np.random.default_rng(seed)
-    for emotion in np.unique(emotions):
-        indices = rng.permutation(np.flatnonzero(emotions == emotion))
-        held_out[indices[: min(round(fraction * len(indices)), len(indices) - 1)]] = True
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """Find faces that are, byte for byte, in `others`; without `others`, those that repeat an earlier face.
-
-    Args:
-        faces: uint8 (n, height, width, 1).
-        others: uint8 (m, height, width, 1).
-
-    Returns:
-        bool (n,).
-    """
-    seen = set(_digests(others)) if others is not None else set()
-    found = np.zeros(len(faces), bool)
-    for index, digest in enumerate(_digests(faces)):
-        found[index] = digest in seen
-        if others is None:
-            seen.add(digest)
-    return found
-
-
-def _digests(faces: np.ndarray) -> Iterator[bytes]:
-    """Yield what stands for each face's bytes in 16 of them."""
-    for start in range(0, len(faces), 1024):
-        for face in np.ascontiguousarray(faces[start : start + 1024]):
-            yield hashlib.blake2b(face, digest_size=16).digest()
-
-
-def count_duplicates(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
-    """Count duplicates within and between splits.
-
-    Args:
-        splits: As load_fer2013_data returns them.
-
-    Returns:
-        For (first, second), in the order of `splits`, the faces of the second that are also in the first; for
-        (split, split), the faces that repeat an earlier face of that split.
-    """
-    counts = {}
-    for first, second in combinations_with_replacement(splits, 2):
-        others = splits[first].faces if first != second else None
-        counts[first, second] = int(find_duplicates(splits[second].faces, others).sum())
-    return counts
-
-
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Script
 
 
 def format_table(splits: Dataset) -> str:
-    """Return a table of images per emotion and split, and of duplicates."""
+    """Return a table of the images of each emotion in each split, and of the duplicates.
+
+    Args:
+        splits: The data set.
+    """
 
     def line(label, *cells):
         return f"{label:<20}" + "".join(f"{cell:>13}" for cell in cells)
@@ -777,26 +762,34 @@ def format_table(splits: Dataset) -> str:
     lines += [line(emotion, *row, row.sum()) for emotion, row in zip(splits.emotions, counts.T, strict=True)]
     lines += [line("all", *counts.sum(axis=1), counts.sum()), ""]
     lines += [line("repeated within", *(duplicates[name, name] for name in names))]
-    for place, first in enumerate(names[:-1], 1):
-        blanks = [""] * place
-        lines += [line(f"also in {first}", *blanks, *(duplicates[first, second] for second in names[place:]))]
+    for column, first in enumerate(names[:-1], 1):
+        blanks = [""] * column
+        lines += [line(f"also in {first}", *blanks, *(duplicates[first, second] for second in names[column:]))]
     if absent := [split for split in SPLITS if split not in splits]:
         lines += [f"absent: {', '.join(absent)}"]
     return "\n".join(lines)
 
 
 def draw_overview(splits: Dataset, path: Path) -> None:
-    """Write a picture of some faces of every emotion, drawn by chance, and of the balance of the classes."""
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+    """Write a picture: some random faces of each emotion, and how many images each emotion has.
+
+    Args:
+        splits: The data set.
+        path: The picture's file.
+
+    Raises:
+        WriteError: `path` can't be written.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which looks for a display
 
     height, width = next(iter(splits.values())).faces.shape[1:3]
     emotions = np.concatenate([split.emotions for split in splits.values()])
-    origin = [(split.faces, index) for split in splits.values() for index in range(len(split.faces))]
+    all_faces = [(split.faces, index) for split in splits.values() for index in range(len(split.faces))]
     rows, columns, gap, rng = len(splits.emotions), 12, 2, np.random.default_rng(0)
     sheet = np.full((rows, height + gap, columns, width + gap), 255, np.uint8)
     for emotion, row in enumerate(sheet):
-        chosen = rng.permutation(np.flatnonzero(emotions == emotion))[:columns]
-        for column, (faces, index) in enumerate(origin[place] for place in chosen):
+        random_few = rng.permutation(np.flatnonzero(emotions == emotion))[:columns]
+        for column, (faces, index) in enumerate(all_faces[number] for number in random_few):
             row[:height, column, :width] = faces[index, :, :, 0]
     sheet = sheet.reshape(rows * (height + gap), columns * (width + gap))
 
@@ -822,25 +815,39 @@ def draw_overview(splits: Dataset, path: Path) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; defaults are the settings at the top."""
-    parser = Parser(description="Count a data set's images and duplicates, and draw them.")
-    parser.add_argument("--dataset", metavar="PATH", default=dataset, help="a CSV, a folder, or drawn")
-    parser.add_argument(
-        "--crop-faces", metavar="FOLDER", type=Path, help="cut the faces out of the data set's photographs into it"
+    """Read the command line; the defaults are the settings at the top."""
+    parser = Parser(description="Count a data set's images and duplicates, and draw some of the images.")
+    add = parser.add_argument
+    add("--dataset", metavar="PATH", default=dataset, help="a CSV, a folder, or drawn (default: %(default)s)")
+    add(
+        "--image-size",
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        type=number_in_range(int, 1),
+        default=image_size,
+        help="of the faces in pixels (default: %(default)s)",
+    )
+    add(
+        "--crop-faces",
+        metavar="FOLDER",
+        type=Path,
+        default=crop_faces,
+        help="first cut the faces out of the data set's photographs, into this new folder",
     )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and draw what a data set holds."""
+    """Print and draw what a data set holds; return the exit status."""
     args = parse_args(argv)
     if args.crop_faces:
+        # In a process of its own, because crop_photographs.py imports this module.
         script = Path(__file__).resolve().with_name("crop_photographs.py")
         if status := subprocess.call([sys.executable, script, str(args.dataset), str(args.crop_faces)]):
             return status
         args.dataset = args.crop_faces
-    splits = load_fer2013_data(args.dataset)
-    if splits.emotions != EMOTIONS:  # else the absent ones of the seven are worth a line
+    splits = load_fer2013_data(args.dataset, tuple(args.image_size))
+    if splits.emotions != EMOTIONS:  # with FER2013's seven emotions, those without an image are worth a line
         splits = splits.drop_unused_labels()
     print(format_table(splits))
     picture = Path(__file__).resolve().parent / "fer2013" / "overview_drawn.png"
@@ -850,7 +857,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         draw_overview(splits, picture)
         print(f"\npicture: {picture}")
-    except OSError as error:  # the counts are there
+    except WriteError as error:  # the counts are printed, which is what matters
         print(f"notice: no picture drawn ({error})", file=sys.stderr)
     return 0
 
