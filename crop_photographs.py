@@ -1,71 +1,114 @@
-"""Cut the faces out of photographs, for a folder to train on: see crop_dataset."""
+"""Cut the faces out of photographs: the result is a folder of faces to train on.
 
+    python crop_photographs.py photographs my_faces           # reads photographs/train/EMOTION/* and so on
+    python load_and_process.py --dataset my_faces             # counts what came out
+    python train_emotion_classifier.py --dataset my_faces
+
+The live script finds faces in the same way, and cuts them out at the same box; so a network sees faces of one kind in
+training and in use.
+"""
+
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 
-from command_line import Parser, UserError, exit_status, replacing_folder
+from command_line import Parser, UserError, exit_status, number_in_range, replacing_folder
 from load_and_process import decode_image, find_source, list_images
 from models.classifier import crop_box
 from recognition.detection import FaceDetector, find_cascade
 
-cascade = "haarcascade_frontalface_default.xml"
+# ----------------------------------------------------------------------------------------------------------
+# fmt: off
+# Settings.  Edit here, or pass the flag of the same name (see --help).
+
+cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
+detection_side = 960           # pixels; the shorter side of larger photographs is reduced to this to look for faces
+scale_factor = 1.2             # step between the face sizes looked for
+min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
+smallest_face = 0.1            # side of the smallest face, share of the photograph's shorter side
+# fmt: on
+# ----------------------------------------------------------------------------------------------------------
 
 
-def crop_dataset(folder: Path, target: Path) -> str:
-    """Cut the largest face out of every photograph of a data set's folder, as the live script finds and cuts it.
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the defaults are the settings at the top."""
+    parser = Parser(description="Cut the largest face out of every photograph.")
+    add = parser.add_argument
+    add("photographs", metavar="PHOTOGRAPHS", help="a folder with train/EMOTION/* and so on")
+    add("faces", metavar="FACES", type=Path, help="a new folder, for the faces")
+    add = parser.add_argument_group("finding faces").add_argument
+    add("--cascade", metavar="XML", default=cascade, help="Haar cascade (default: %(default)s)")
+    text = "pixels to which the shorter side of larger photographs is reduced (default: %(default)s)"
+    add("--detection-side", metavar="N", type=number_in_range(int, 24), default=detection_side, help=text)
+    text = "step between the face sizes looked for (default: %(default)s)"
+    add("--scale-factor", metavar="N", type=number_in_range(float, 1.01), default=scale_factor, help=text)
+    text = "overlapping finds that make a face (default: %(default)s)"
+    add("--min-neighbors", metavar="N", type=number_in_range(int, 0), default=min_neighbors, help=text)
+    text = "side of the smallest face, share of the photograph's shorter side (default: %(default)s)"
+    add("--smallest-face", metavar="N", type=number_in_range(float, 0, most=1), default=smallest_face, help=text)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Cut the faces out, and print how many there were; return the exit status."""
+    args = parse_args(argv)
+    detect = FaceDetector(
+        find_cascade(args.cascade), args.detection_side, args.scale_factor, args.min_neighbors, args.smallest_face
+    )
+    print(crop_dataset(args.photographs, args.faces, detect))
+    return 0
+
+
+def crop_dataset(photographs: str | Path, faces: str | Path, detect: FaceDetector) -> str:
+    """Cut the largest face out of every photograph of a data set's folder.
 
     Args:
-        folder: train/EMOTION/* and so on, photographs of any size.
-        target: A folder that is made: the same layout, faces as PNG, and not_found.txt, which lists the rest.
+        photographs: A folder with train/EMOTION/* and so on; photographs of any size.
+        faces: The folder to make: the same layout, faces as PNG, and not_found.txt, a list of the other photographs.
+        detect: Finds the faces.
 
     Returns:
-        What was found, as text.
+        Three lines to print: how many faces were found, how many photographs showed several faces, and how many none.
 
     Raises:
-        ValueError: There is no such folder of images, or `target` has something in it already.
-        OSError: `target` can't be written; nothing is left of it.
+        UserError: There is no such folder of images, no photograph shows a face, `faces` has something in it already,
+            or `faces` can't be written. Nothing is left of `faces` then.
     """
     from tqdm import tqdm
 
-    drawn = str(folder) == "drawn"
-    source = Path(folder) if drawn else find_source(folder)
-    if drawn or not source.is_dir():
-        raise UserError(f"--crop-faces cuts faces out of a folder's photographs; found {source}, whose are cut already")
+    source, target = Path(photographs), Path(faces)
+    is_drawn = str(photographs) == "drawn"
+    if not is_drawn:
+        source = find_source(photographs)
+    if is_drawn or not source.is_dir():
+        raise UserError(f"faces are cut out of a folder's photographs; found {source}: use it as it is")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UserError(f"--crop-faces must name a new folder; found something at {target}: name another")
+        raise UserError(f"the faces must go to a new folder; found something at {target}: name another folder")
     images, _ = list_images(source)
-    detect = FaceDetector(find_cascade(cascade), 960, 1.2, 5, 0.1)
-    several, missed = 0, []
+    several, not_found = 0, []
     with replacing_folder(target) as partial:
         for _, _, path in tqdm(images, desc="photographs", leave=False, disable=None):
             photograph = decode_image(path)
             boxes = [] if photograph is None else detect(photograph)
             if not len(boxes):
-                missed.append(f"{path}: {'it is no image' if photograph is None else 'no face found'}")
+                not_found.append(f"{path}: {'it is no image' if photograph is None else 'no face found'}")
                 continue
             several += len(boxes) > 1
-            place = partial / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.with_name(f"{path.name}.png").write_bytes(cv2.imencode(".png", crop_box(photograph, boxes[0]))[1])
-        if len(missed) == len(images):
+            folder = (partial / path.relative_to(source)).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            png = cv2.imencode(".png", crop_box(photograph, boxes[0]))[1]  # the first box is the largest
+            (folder / f"{path.name}.png").write_bytes(png)
+        if len(not_found) == len(images):
             raise UserError(f"{source}: photographs must show a face; found none in any of {len(images):,}")
-        (partial / "not_found.txt").write_text("".join(f"{line}\n" for line in missed), encoding="utf-8")
+        (partial / "not_found.txt").write_text("".join(f"{line}\n" for line in not_found), encoding="utf-8")
     return (
-        f"{len(images) - len(missed):,} faces of {len(images):,} photographs: {target}\n"
+        f"{len(images) - len(not_found):,} faces of {len(images):,} photographs: {target}\n"
         f"{several:,} showed several faces; the largest was taken\n"
-        f"{len(missed):,} without a face: {target / 'not_found.txt'}"
+        f"{len(not_found):,} without a face: {target / 'not_found.txt'}"
     )
-
-
-def main(argv=None):
-    parser = Parser(description="Cut the faces out of photographs.")
-    parser.add_argument("photographs")
-    parser.add_argument("faces", type=Path)
-    args = parser.parse_args(argv)
-    print(crop_dataset(args.photographs, args.faces))
-    return 0
 
 
 if __name__ == "__main__":

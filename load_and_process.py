@@ -837,13 +837,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _crop_photographs(photographs: str | Path, faces: Path) -> int:
+    """Run crop_photographs.py, which imports this module and so has a process of its own; return its exit status."""
+    script = Path(__file__).resolve().with_name("crop_photographs.py")
+    child = subprocess.Popen([sys.executable, script, str(photographs), str(faces)])
+    try:
+        return child.wait()
+    except KeyboardInterrupt:  # Ctrl-C reaches the child as well, but SIGTERM may reach this process alone
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(2)
+        child.terminate()
+        child.wait()
+        raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print and draw what a data set holds; return the exit status."""
     args = parse_args(argv)
     if args.crop_faces:
-        # In a process of its own, because crop_photographs.py imports this module.
-        script = Path(__file__).resolve().with_name("crop_photographs.py")
-        if status := subprocess.call([sys.executable, script, str(args.dataset), str(args.crop_faces)]):
+        if status := _crop_photographs(args.dataset, args.crop_faces):
             return status
         args.dataset = args.crop_faces
     splits = load_fer2013_data(args.dataset, tuple(args.image_size))
