@@ -39,7 +39,7 @@ from recognition.sources import Frame, Source, SourceLost, expand_sources, open_
 from recognition.tracking import FaceTracker, Smoother, Track, detect_in_stills
 from recognition.window import View, Window, open_window
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # fmt: off
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
@@ -67,7 +67,7 @@ scale_factor = 1.2             # step between the face sizes looked for
 min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
 smallest_face = 0.1            # side of the smallest face, share of the frame's shorter side
 # fmt: on
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parent
 

@@ -37,7 +37,7 @@ FACES_DRAWN = 5  # at most, in a timeline and in the summary: those seen longest
 Record = Callable[[Frame, np.ndarray | None, Sequence[Face]], None]  # a frame, its annotated picture, its faces
 Recorder = contextlib.AbstractContextManager[Record]
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # The names of the files
 
 
@@ -115,7 +115,7 @@ def names_a_file(path: Path) -> bool:
     return path.suffix.lower() in (*VIDEO_CODECS, *IMAGE_SUFFIXES, *FIGURE_SUFFIXES, ".csv")
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # All recorders of a source
 
 
@@ -250,7 +250,7 @@ def _checked_folder(path, frames, flag):
     return path
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # The recorders
 
 
@@ -402,7 +402,7 @@ def write_image(path: Path, picture: np.ndarray) -> None:
         partial.write_bytes(content.tobytes())
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # The summary
 
 
