@@ -397,7 +397,10 @@ def write_image(path: Path, picture: np.ndarray) -> None:
     Raises:
         UserError: The image can't be written.
     """
-    content = cv2.imencode(path.suffix, picture)[1]
+    encoded, content = cv2.imencode(path.suffix, picture)
+    if not encoded:
+        height, width = picture.shape[:2]
+        raise UserError(f"{path} can't be written as an image of {width}x{height} pixels; try .png", 1)
     with replacing(path) as partial:
         partial.write_bytes(content.tobytes())
 

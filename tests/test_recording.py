@@ -22,6 +22,7 @@ from recognition.recording import (
     name_in_folders,
     timeline_recorder,
     video_recorder,
+    write_image,
 )
 from recognition.sources import Clock, Frame, Stills
 from recognition.tracking import Face
@@ -287,7 +288,8 @@ def test_a_bug_while_the_files_are_closed_leaves_no_other_file(tmp_path):
         yield print
         raise RuntimeError("a bug")
 
-    with pytest.raises(RuntimeError), Records([faulty(), csv_recorder(tmp_path / "a.csv", EMOTIONS)]):
+    recorders = [faulty(), csv_recorder(tmp_path / "a.csv", EMOTIONS)]  # kept, so that only `Records` can close them
+    with pytest.raises(RuntimeError), Records(recorders):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -296,3 +298,9 @@ def test_discarded_files_leave_nothing(tmp_path):
     with Records([csv_recorder(tmp_path / "a.csv", EMOTIONS), video_recorder(tmp_path / "a.avi", 10.0)]) as records:
         records.discard()
     assert not list(tmp_path.iterdir()) and not records.faults
+
+
+def test_an_image_too_wide_for_its_kind_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"a.webp can't be written as an image of 20000x4 pixels; try .png"):
+        write_image(tmp_path / "a.webp", np.zeros((4, 20000, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
