@@ -1,0 +1,481 @@
+"""Tests of command_line: what is told in one line and what keeps its traceback, flags and settings, files, starts."""
+
+import argparse
+import errno
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import command_line
+from command_line import (
+    Parser,
+    UserError,
+    WriteError,
+    cache_folder,
+    exit_status,
+    number_in_range,
+    quiet_start,
+    reading,
+    replacing,
+    replacing_folder,
+)
+
+ROOT = Path(command_line.__file__).parent
+
+
+def run(*arguments, **options) -> subprocess.CompletedProcess:
+    """Run Python with these arguments to the end."""
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Mistakes and bugs
+
+
+def zip_of_two_lengths():
+    return list(zip([1, 2], [3], strict=True))
+
+
+def concatenation_of_nothing():
+    return np.concatenate([])
+
+
+def failed_unpacking():
+    first, second = [1, 2, 3]
+    return first, second
+
+
+def index_of_a_missing_value():
+    return ("angry", "happy").index("bored")
+
+
+def missing_file_of_the_program():
+    return (ROOT / "models" / "no_such_table.json").read_text()
+
+
+BUGS = {
+    zip_of_two_lengths: ValueError,
+    concatenation_of_nothing: ValueError,
+    failed_unpacking: ValueError,
+    index_of_a_missing_value: ValueError,
+    missing_file_of_the_program: FileNotFoundError,
+    lambda: Path(ROOT).read_text(): IsADirectoryError,
+    lambda: [][0]: IndexError,
+    lambda: 1 // 0: ZeroDivisionError,
+    lambda: os.strerror("x"): TypeError,
+}
+BUG_SCRIPT = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from command_line import exit_status
+import test_command_line
+
+def main(argv):
+    return getattr(test_command_line, argv[0])()
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_bug_comes_out_of_exit_status(bug, capsys):
+    with pytest.raises(BUGS[bug]) as caught:
+        exit_status(lambda argv: bug())
+    assert not isinstance(caught.value, UserError) and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.__name__ != "<lambda>"], ids=lambda bug: bug.__name__)
+def test_a_bug_keeps_its_traceback_and_exits_with_1(bug, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(BUG_SCRIPT.format(root=str(ROOT), tests=str(Path(__file__).parent)))
+    done = run(script, bug.__name__)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("Traceback") and f"in {bug.__name__}" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(BUGS[bug].__name__)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UserError("wrong: correct it"), 2),
+        (UserError("wrong: correct it", exit_status=1), 1),
+        (WriteError("wrong: correct it"), 2),
+        (WriteError("wrong: correct it", exit_status=1), 1),
+    ],
+)
+def test_exit_status_of_a_mistake(capsys, error, status):
+    def main(argv):
+        raise error
+
+    assert exit_status(main) == status
+    assert capsys.readouterr().err == "error: wrong: correct it\n"
+
+
+def test_exit_status_is_that_of_main():
+    assert exit_status(len, ["a", "b", "c"]) == 3
+
+
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"")
+    done = run(ROOT / "load_and_process.py", "--dataset", tmp_path / "a.csv")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert run(ROOT / "load_and_process.py", "--datasets", "drawn").returncode == 2
+
+
+def test_a_mistake_is_one_line_whatever_the_path_of_the_script(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT)
+    (tmp_path / "a.csv").write_text("emotion,pixels,Usage\n")
+    for folder in (ROOT / "tests" / "..", tmp_path / "link"):
+        done = run(folder / "load_and_process.py", "--dataset", tmp_path / "a.csv")
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_exit_status_of_what_is_stopped(capsys, how):
+    def main(argv):
+        signal.raise_signal(how)
+        raise AssertionError("it went on")
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert exit_status(main) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("length", [1, 10**6])
+def test_a_reader_that_goes_away_is_no_traceback(length):
+    main = f"lambda argv: print('x' * {length}) or 0"
+    code = f"import sys, command_line; sys.exit(command_line.exit_status({main}))"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=buffered, **pipes) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 1
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Flags and settings
+
+
+def parser():
+    made = Parser(prog="script", description="Do nothing.")
+    made.add_argument("--epochs", type=number_in_range(int, 1), default=10)
+    made.add_argument("--rate", type=number_in_range(float, 0, below=1), default=0.5)
+    made.add_argument("--size", type=number_in_range(int, 1), nargs=2, default=(48, 48))
+    made.add_argument("--share", type=number_in_range(float, 0, most=1, auto=True), default="auto")
+    made.add_argument("--network", choices=("tiny", "mini"), default="tiny")
+    made.add_argument("--flip", action=argparse.BooleanOptionalAction, default=False)
+    made.add_argument("--model", type=Path, nargs="+", default=[Path("a"), "b"])
+    made.add_argument("--folder", type=Path, default=None)
+    return made
+
+
+def test_settings_may_be_written_as_plainly_as_flags():
+    made = parser()
+    made.set_defaults(epochs=7, rate="0.25", size=[10, 20], share=1, model=["a"], folder="here")
+    values = vars(made.parse_args([]))
+    assert values == {
+        "epochs": 7,
+        "rate": 0.25,
+        "size": [10, 20],
+        "share": 1.0,
+        "network": "tiny",
+        "flip": False,
+        "model": [Path("a")],
+        "folder": Path("here"),
+    }
+    assert vars(parser().parse_args([]))["model"] == [Path("a"), Path("b")]
+    assert parser().parse_args(["--flip"]).flip is True and parser().parse_args(["--no-flip"]).flip is False
+
+
+WRONG = {
+    "epochs": [(0, "must be at least 1; found 0"), ("ten", "invalid int value: 'ten'"), (1.5, "invalid int value")],
+    "rate": [(1, "must be from 0 to below 1; found 1"), ("nan", "must be from 0 to below 1; found nan")],
+    "size": [(48, "takes 2 values; found 48"), ((1, 2, 3), "takes 2 values"), ((48, 0), "must be at least 1; found 0")],
+    "share": [(2, "must be from 0 to 1 or auto; found 2"), ("all", "invalid float or auto value: 'all'")],
+    "network": [("huge", "invalid choice: 'huge'"), (None, "invalid choice")],
+    "flip": [("yes", "is True or False; found 'yes'"), (None, "is True or False; found None")],
+}
+
+
+@pytest.mark.parametrize(("setting", "value", "message"), [(s, v, m) for s, rows in WRONG.items() for v, m in rows])
+def test_a_wrong_setting_is_refused_as_its_flag_is(setting, value, message, capsys):
+    made = parser()
+    made.set_defaults(**{setting: value})
+    with pytest.raises(SystemExit) as stopped:
+        made.parse_args([])
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and told.startswith(f"error: argument --{setting}") and message in told
+    assert told.endswith("--help lists the flags\n") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "must be at least 1; found 0"),
+        (["--epochs", "ten"], "invalid int value: 'ten'"),
+        (["--rate", "1"], "must be from 0 to below 1; found 1"),
+        (["--network", "huge"], "invalid choice: 'huge'"),
+        (["--size", "48"], "expected 2 arguments"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parser().parse_args(arguments)
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and told.startswith("error: ") and message in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("convert", "right", "wrong"),
+    [
+        (number_in_range(int, 1), ["1", "999999"], ["0", "-3"]),
+        (number_in_range(float, 0, below=1), ["0", "0.999"], ["1", "-0.1", "nan", "inf"]),
+        (number_in_range(float, 0, most=1), ["0", "1"], ["1.01", "nan"]),
+        (number_in_range(float, 0, most=1, auto=True), ["auto", "0.5"], ["2"]),
+    ],
+)
+def test_number_in_range(convert, right, wrong):
+    assert [str(convert(text)).removesuffix(".0") for text in right] == right
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"found {text}"):
+            convert(text)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_replacing_gives_the_file_its_name_when_all_is_written(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with replacing(path) as partial:
+        assert partial.parent == path.parent and partial.suffix == ".txt" and partial.exists() and not path.exists()
+        partial.write_text("whole")
+    assert path.read_text() == "whole" and os.listdir(path.parent) == ["file.txt"]
+    with replacing(path) as partial:
+        partial.write_text("again")
+    assert path.read_text() == "again" and os.listdir(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt(), FileNotFoundError(2, "gone", "other.txt")])
+def test_what_stops_the_block_leaves_the_older_file(tmp_path, error):
+    (tmp_path / "file.txt").write_text("older")
+    with pytest.raises(type(error)) as caught, replacing(tmp_path / "file.txt") as partial:
+        partial.write_text("half")
+        raise error
+    assert caught.value is error and os.listdir(tmp_path) == ["file.txt"]
+    assert (tmp_path / "file.txt").read_text() == "older"
+    with pytest.raises(type(error)) as caught, replacing_folder(tmp_path / "folder") as partial:
+        (partial / "file.txt").write_text("half")
+        raise error
+    assert caught.value is error and os.listdir(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize("path", ["a_folder", "file/name.txt", "/", ""])
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path, path):
+    (tmp_path / "a_folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / path if path not in ("/", "") else Path(path)
+    with pytest.raises(WriteError, match=r"can't be written \(.*\): choose another path") as caught, replacing(path):
+        raise AssertionError("the block has begun")
+    assert caught.value.exit_status == 2 and sorted(os.listdir(tmp_path)) == ["a_folder", "file"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(WriteError, match="can't be written .*: choose"), replacing_folder(tmp_path / "file" / "new"):
+        raise AssertionError("the block has begun")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit for the size of files")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_full_disk_is_one_line_and_exit_status_1(tmp_path, kind):
+    """The system refuses files above a limit as it refuses all files on a full disk."""
+    (tmp_path / "file.bin").write_text("older")
+    code = """
+        import resource, signal, sys
+        from pathlib import Path
+        from command_line import exit_status, replacing, replacing_folder
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        def main(argv):
+            if argv[1] == "file":
+                with replacing(Path(argv[0], "file.bin")) as partial:
+                    partial.write_bytes(bytes(5000))
+            else:
+                with replacing_folder(Path(argv[0], "folder")) as partial:
+                    (partial / "part.bin").write_bytes(bytes(5000))
+        sys.exit(exit_status(main, sys.argv[1:]))
+    """
+    done = run("-c", textwrap.dedent(code), tmp_path, kind, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    name = "file.bin" if kind == "file" else "folder"
+    assert done.stderr.startswith(f"error: {tmp_path / name} can't be written: ")
+    assert os.listdir(tmp_path) == ["file.bin"] and (tmp_path / "file.bin").read_text() == "older"
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_line_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for owner, name in ((os, "fsync"), (os, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            with (
+                pytest.raises(WriteError, match="a.txt can't be written: No space") as caught,
+                replacing(tmp_path / "a.txt") as partial,
+            ):
+                partial.write_text("x")
+        assert caught.value.exit_status == 1 and not os.listdir(tmp_path)
+
+
+def test_a_reader_that_goes_away_is_no_full_disk(tmp_path):
+    for block in (replacing(tmp_path / "a.txt"), replacing_folder(tmp_path / "a")):
+        with pytest.raises(BrokenPipeError), block:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_replacing_a_folder(tmp_path):
+    for path in (tmp_path / "new" / "folder", tmp_path / "empty"):
+        if path.name == "empty":
+            path.mkdir()
+        with replacing_folder(path) as partial:
+            (partial / "a.txt").write_text("x")
+            assert not (path / "a.txt").exists()
+        assert os.listdir(path) == ["a.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["empty", "new"]
+
+
+def test_reading_translates_the_systems_refusal_alone(tmp_path):
+    for path, block in ((tmp_path / "none.csv", Path.read_text), (tmp_path, Path.read_bytes)):
+        told = r"can't be read \(.*\): correct the path or its permissions"
+        with pytest.raises(UserError, match=told) as caught, reading(path):
+            block(path)
+        assert str(path) in str(caught.value) and caught.value.exit_status == 2
+    for error in (ValueError("bug"), OSError("a library's")):
+        with pytest.raises(type(error)) as caught, reading(tmp_path):
+            raise error
+        assert caught.value is error
+
+
+# ----------------------------------------------------------------------------------------------------------
+# The folder for caches
+
+
+def test_the_cache_folder_is_the_one_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "mine"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert cache_folder() == tmp_path / "mine" and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("system", "class_name", "folder"),
+    [
+        ("unix", "Unix", ".cache/facial-emotion"),
+        ("macos", "MacOS", "Library/Caches/facial-emotion"),
+        ("windows", "Windows", "AppData/Local/facial-emotion"),
+    ],
+)
+def test_the_cache_folder_of_each_system(monkeypatch, tmp_path, system, class_name, folder):
+    """Where the programs looked before, so that nothing is compiled a second time."""
+    import platformdirs
+
+    module = importlib.import_module(f"platformdirs.{system}")
+    if system == "windows":  # asks the registry there
+        monkeypatch.setattr(module, "get_win_folder", lambda name: str(tmp_path / "AppData" / "Local"))
+    monkeypatch.setattr(platformdirs, "PlatformDirs", getattr(module, class_name))
+    monkeypatch.delenv("EMOTION_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / folder and not os.listdir(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is Linux's")
+def test_the_cache_folder_follows_linuxs_variable(monkeypatch, tmp_path):
+    monkeypatch.delenv("EMOTION_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "facial-emotion"
+
+
+@pytest.mark.parametrize("answer", ["~/.cache/facial-emotion", RuntimeError("could not determine the home directory")])
+def test_without_a_home_there_is_no_cache_folder(monkeypatch, answer):
+    """Older versions of platformdirs return a path with ~, newer versions raise an error."""
+    import platformdirs
+
+    def user_cache_path(*_, **__):
+        if isinstance(answer, Exception):
+            raise answer
+        return Path(answer)
+
+    monkeypatch.delenv("EMOTION_CACHE", raising=False)
+    monkeypatch.setattr(platformdirs, "user_cache_path", user_cache_path)
+    with pytest.raises(UserError, match="found no home folder of the user: set EMOTION_CACHE"):
+        cache_folder()
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Starting
+
+
+def test_a_package_that_is_not_installed_is_one_line(capsys):
+    def main(argv):
+        import no_such_package.part  # noqa: F401
+
+    line = "error: no_such_package is not installed: pip install -r requirements.txt"
+    assert exit_status(main) == 2
+    assert capsys.readouterr().err == f"{line}\n"
+    with pytest.raises(SystemExit, match=line), quiet_start():
+        main(None)
+    with pytest.raises(ModuleNotFoundError):  # a bug
+        exit_status(lambda argv: importlib.import_module("json.no_such_part"))
+    with pytest.raises(ModuleNotFoundError), quiet_start():
+        importlib.import_module("json.no_such_part")
+
+
+def test_ctrl_c_while_libraries_load_is_no_traceback():
+    with pytest.raises(SystemExit) as stopped, quiet_start():
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.code == 130
+
+
+def test_a_quiet_start_silences_compiled_libraries_alone(capfd):
+    with quiet_start():
+        os.write(2, b"oneDNN custom operations are on\n")
+    os.write(2, b"after it\n")
+    with pytest.raises(ValueError, match="wrong"), quiet_start():
+        raise ValueError("wrong")
+    assert capfd.readouterr().err == "after it\n"
+
+
+@pytest.mark.parametrize("script", ["train_emotion_classifier.py", "evaluate_emotion_classifier.py"])
+def test_a_backend_that_is_not_installed(script, tmp_path):
+    (tmp_path / "jax.py").write_text("raise ModuleNotFoundError(\"No module named 'jax'\", name='jax')\n")
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "fer2013.csv").write_text(f"emotion,pixels,Usage\n0,{'9 ' * 48 * 48},PublicTest\n")
+    arguments = ["models/mini_XCEPTION.hdf5", "--output-dir", tmp_path] if script.startswith("evaluate") else []
+    done = run(script, *arguments, "--dataset", tmp_path / "fer2013.csv", env=environment, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: Keras needs the package of its backend, jax; found none: install it, or set KERAS_BACKEND to "
+        "tensorflow or jax\n"
+    )
+
+
+def test_importing_is_light(tmp_path):
+    shutil.copy(ROOT / "command_line.py", tmp_path)
+    done = run("-c", "import sys, command_line; print(*sys.modules)", cwd=tmp_path)
+    assert done.returncode == 0
+    assert not set(done.stdout.split()) & {"numpy", "cv2", "pandas", "platformdirs", "tqdm", "load_and_process"}
