@@ -113,7 +113,7 @@ class Parser(argparse.ArgumentParser):
                 raise argparse.ArgumentError(action, f"is True or False; found {value!r}")
             return value
         values = list(value) if isinstance(value, list | tuple) else [value]
-        if value is None and not action.choices:
+        if value is None and not action.choices and getattr(action.type, "allows_none", True):
             return [] if action.nargs == "+" else None
         wanted = {None: 1, "?": 1, "+": len(values)}.get(action.nargs, action.nargs)
         if len(values) != wanted:
@@ -130,7 +130,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number_in_range(
-    kind: type, least: float, below: float = math.inf, most: float = math.inf, auto: bool = False
+    kind: type, least: float, below: float = math.inf, most: float = math.inf, auto: bool = False, none: bool = False
 ) -> Callable[[str], float | str]:
     """Return a `type` for `add_argument` that takes the numbers of a range, and refuses all others in one line.
 
@@ -140,6 +140,7 @@ def number_in_range(
         below: Every number must be smaller than `below`.
         most: The largest number that is allowed.
         auto: Whether the word auto is allowed as well.
+        none: Whether a flag that was not given may be None.
 
     Returns:
         A function from the text of a flag to a number, or to "auto".
@@ -155,6 +156,7 @@ def number_in_range(
             raise argparse.ArgumentTypeError(f"must be {limits}{' or auto' * auto}; found {text}")
         return value
 
+    convert.allows_none = none
     convert.__name__ = kind.__name__ + " or auto" * auto  # argparse names the type where the text is no number
     return convert
 

@@ -23,6 +23,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from training import hosts  # first: the package imports Keras in silence
+
+# isort: split
 import keras
 import numpy as np
 
@@ -30,7 +33,6 @@ from command_line import Parser, UserError, exit_status, number_in_range, replac
 from load_and_process import dataset, image_size
 from models.checkpoint import load_checkpoint
 from models.cnn import NETWORKS
-from training import hosts
 from training.faces import (
     BATCHES_AHEAD,
     VOTES_AS,
@@ -178,7 +180,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
     add("--tensorboard", action=switch, default=tensorboard, help="also write TensorBoard event files")
     add("--hosts", metavar="HOST:PORT,HOST,...", help="train on several, this list given to each (or EMOTION_HOSTS)")
-    add("--host-index", type=number(int, 0), metavar="I", help="which of --hosts this is")
+    add("--host-index", type=number(int, 0, none=True), metavar="I", help="which of --hosts this is")
 
     args = parser.parse_args(argv)
     if not args.votes and (args.drop_no_face or args.votes_as != "share"):

@@ -408,7 +408,7 @@ def test_bad_flags(tmp_path, capsys, case):
         ("zoom", 1, ["--zoom", "from 0 to below 1", "found 1"]),
         ("teacher_views", 2.5, ["--teacher-views", "int", "2.5"]),
         ("rotation", "ten", ["--rotation", "float", "'ten'"]),
-        ("erasing", None, ["--erasing", "float", "found None"]),
+        ("erasing", None, ["--erasing", "float", "None"]),
         ("flip", "no", ["--flip", "True or False", "found 'no'"]),
         ("schedule", "cosin", ["--schedule", "cosin", "plateau"]),
         ("monitor", "accuracy", ["--monitor", "val_accuracy"]),
