@@ -227,7 +227,7 @@ def check_json_path(path: Path | None, inputs: Sequence[str | Path]) -> None:
     Raises:
         UserError: The path is a folder, or one of the inputs.
     """
-    if path and (path.is_dir() or path.resolve() in {Path(each).resolve() for each in inputs}):
+    if path and (os.path.isdir(path) or path.resolve() in {Path(each).resolve() for each in inputs}):
         raise UserError(f"--json must name a file to write; found {path}, a folder or an input: name another")
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 
-from command_line import Parser, UserError, cache_folder, exit_status, quiet_start, replacing
+from command_line import Parser, UserError, cache_folder, exit_status, quiet_start, reading, replacing
 from load_and_process import EMOTIONS
 
 if TYPE_CHECKING:
@@ -157,14 +157,16 @@ def _read_description(path):
     """Return a checkpoint's `Header`, and its network's architecture as Keras's nested dict."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"a model is a Keras checkpoint, {' or '.join(SUFFIXES)}; found {path}{_did_you_mean(path)}")
-    if not path.is_file():
+    with reading(path):  # a folder on the way may be closed to the user
+        is_file = path.is_file()
+    if not is_file:
         advice = "; take one of models/*.hdf5, or train one with: python train_emotion_classifier.py"
         raise UserError(f"no checkpoint at {path}{_did_you_mean(path) or advice}")
     try:
         with h5py.File(path, "r") as file:
             attributes = dict(file.attrs)
             has_weights = "model_weights" in file
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises for damaged files
         raise UserError(f"{path} is not a whole HDF5 file ({_first_line(error)}); copy or train it again") from error
     if "model_config" not in attributes or not has_weights:
         raise UserError(
@@ -194,7 +196,7 @@ def _did_you_mean(path):
     shipped = Path(__file__).parent
     for name in (path.name, f"{path.name}.hdf5"):
         for candidate in (path.parent / name, shipped / name):
-            if candidate.suffix in SUFFIXES and candidate.is_file():
+            if candidate.suffix in SUFFIXES and os.path.isfile(candidate):  # isfile: False where access is denied
                 return f"; did you mean {candidate}?"
     return ""
 

@@ -382,6 +382,21 @@ def test_other_suffixes_are_refused(path, name):
         read_header(path)
 
 
+def test_damage_anywhere_is_one_line(path):
+    """HDF5 fails in many ways: it never ends in another error than a `UserError`."""
+    content, rng, causes = path.read_bytes(), np.random.default_rng(0), set()
+    for _ in range(150):
+        damaged, start = bytearray(content), int(rng.integers(4096))
+        damaged[start : start + 16] = rng.bytes(16)
+        path.write_bytes(damaged)
+        try:
+            read_header(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            causes.add(type(error.__cause__))
+    assert {OSError, RuntimeError} <= causes
+
+
 def test_a_bug_of_ours_is_no_damaged_file(path, monkeypatch):
     """Only what Keras and h5py do with the file is told as a mistake in the file."""
     for function in ("_layers", "_input_shape", "emotions_of"):
