@@ -1,425 +1,372 @@
 """Measure the plain way of doing each thing beside this project's way, on this machine, and print a Markdown table.
 
-    python benchmark.py                                           # everything, about five minutes
-    python benchmark.py --only start memory                       # some sections
-    python benchmark.py --only csv --dataset fer2013/fer2013.csv  # on FER2013 itself
-    python benchmark.py --only training stream hosts              # a quarter of an hour more; hosts: with JAX
-    python benchmark.py --json output/benchmark.json
+    python benchmarks/speed.py                                           # everything, about five minutes
+    python benchmarks/speed.py --only start memory                       # some sections
+    python benchmarks/speed.py --only csv --dataset fer2013/fer2013.csv  # on FER2013 itself
+    python benchmarks/speed.py --only training stream hosts              # a quarter of an hour more; hosts: with JAX
 
-The plain way is that of the small programs this field is known by: pandas and `int()` for every pixel; Keras inside the
-live program, faces sought at full detail in frames 300 pixels wide, and a `model.predict` for every face.  Both ways
-read the same clips, of drawn faces, and each runs in a process of its own.  The figures are medians; a ratio says how
-many times better ours is, a bar what we hold ourselves to.  Nothing else should be running.
+The plain way is that of most small programs of this kind: pandas and `int()` for every pixel; Keras inside the live
+program, faces sought at full detail in frames 300 pixels wide, and a `model.predict` for every face.  Both live programs
+read the same clips of drawn faces, each in a process of its own.  The figures are medians; a ratio says how many times
+better our way is; a bar is what we hold ourselves to.  Nothing else should run on the machine.
 """
 
-import contextlib
+import argparse
+import csv
+import json
 import math
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from csv import writer as csv_writer
+from functools import partial
 from importlib import metadata, util
-from json import dumps, loads
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from timeit import repeat, timeit
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from command_line import Parser, UserError, exit_status, replacing
-from load_and_process import CSV_SUFFIXES, SPLITS, find_source, load_fer2013_data
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, but the modules lie in the folder above
 
-# ------------------------------------------------------------------------------------------------------------
+from command_line import Parser, UserError, exit_status  # noqa: E402
+from drawn_faces import DEFAULT_IDENTITY, DrawnFaceCapture, Identity  # noqa: E402
+from load_and_process import CSV_SUFFIXES, EMOTIONS, SPLITS, find_source, load_fer2013_data  # noqa: E402
+
+# ----------------------------------------------------------------------------------------------------------
 # fmt: off
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
-# and, to be asked for: training, stream, hosts
-only = ("csv", "start", "face", "video", "ensemble", "memory", "delay")  # sections to measure
-dataset = None                 # FER2013's CSV, also compressed; None: a generated one of `csv_rows` faces
-json = None                    # a file for the figures
-quick = False                  # once, on clips of a second: to see that it works
-repetitions = 3                # of which the median counts
-clip_s = 10                    # seconds of video, at 25 frames/s
-csv_rows = 2000                # faces
-training_images = 5_000        # generated ones in a folder; four times as many for "stream", a quarter for "hosts"
+only = ("csv", "start", "face", "video", "ensemble", "memory", "delay")  # sections; on request training, stream, hosts
+dataset = None  # FER2013's CSV, also compressed; None: a generated CSV
+quick = False   # short clips and no repetition, to see that everything works
 # fmt: on
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).resolve().parents[1]
+CSV_ROWS = 2000
+NETWORKS = ("simple_CNN", "simpler_CNN", "tiny_XCEPTION", "mini_XCEPTION", "big_XCEPTION")
 MODEL = ROOT / "models" / "mini_XCEPTION.hdf5"
 CLIP_FPS, CAMERA_FPS = 25, 30
 PACKAGES = ("numpy", "opencv-python", "tensorflow", "keras", "ai-edge-litert", "pandas")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")  # of NumPy
-# A small process between us and what is measured: Linux counts the memory of who starts a program as the program's.
-METER = """\
-import subprocess, sys, time
-started = time.perf_counter()
-status = subprocess.call(sys.argv[1:])
-seconds = time.perf_counter() - started
-try:
-    from resource import RUSAGE_CHILDREN, getrusage
-    peak_mb = getrusage(RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-except ImportError:  # Windows
-    peak_mb = float("nan")
-print(seconds, peak_mb)
-sys.exit(status)
-"""
-CALL = "import benchmark, json, sys; print(json.dumps(getattr(benchmark, sys.argv[1])(*json.loads(sys.argv[2]))))"
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")} | {"VECLIB_MAXIMUM_THREADS": "1"}
 
 
-def parse_args(argv: Sequence[str] | None = None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the settings above are the defaults."""
     parser = Parser(description="Measure the plain way of doing each thing beside this project's way.")
     add = parser.add_argument
     add("--only", nargs="+", choices=SECTIONS, default=only, metavar="SECTION", help=f"of {' '.join(SECTIONS)}")
     add("--dataset", default=dataset, metavar="PATH", help="FER2013's CSV (default: a generated one)")
-    add("--json", type=Path, default=json, metavar="FILE", help="write the figures for machines")
-    add("--quick", action="store_true", default=quick, help="once, on clips of a second: to see that it works")
+    add("--quick", action=argparse.BooleanOptionalAction, default=quick, help="to see that everything works")
     args = parser.parse_args(argv)
-    args.repetitions, args.clip_s = (1, 1) if args.quick else (repetitions, clip_s)
+    if args.dataset and not find_source(args.dataset).name.lower().endswith(CSV_SUFFIXES):
+        raise UserError(f"--dataset names FER2013's CSV here; found {args.dataset}: name the file")
+    if set(args.only) - {"csv", "delay"} and not util.find_spec("tensorflow"):
+        raise UserError("the plain ways need TensorFlow; found none: pip install -r requirements.txt")
+    if "hosts" in args.only and not util.find_spec("jax"):
+        raise UserError('several hosts train on JAX; found none: pip install "jax>=0.8,<1"')
+    args.repetitions, args.clip_s, args.training_images = (1, 1, 2000) if args.quick else (3, 10, 5000)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    sections = [section for section in SECTIONS if section in args.only]
-    if args.dataset is not None:
-        args.dataset = find_source(args.dataset).resolve()
-        if not args.dataset.name.lower().endswith(CSV_SUFFIXES):
-            raise UserError(f"--dataset names FER2013's CSV here; found {args.dataset}: name the file")
-    if set(sections) - {"csv", "delay"} and not util.find_spec("tensorflow"):
-        raise UserError("the plain ways need TensorFlow; found none: pip install -r requirements.txt")
-    with contextlib.ExitStack() as stack:
-        report = stack.enter_context(replacing(args.json)) if args.json else None  # now, not after minutes
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="benchmark-"))).resolve()
-        figures = []
-        for section in sections:
-            print(f"{section} ...", file=sys.stderr, flush=True)
-            figures += SECTIONS[section](folder, args)
-        machine = describe_machine()
-        print(format_report(machine, figures))
-        if report:
-            rows = [figure._asdict() | {"ratio": figure.ratio} for figure in figures]
-            report.write_text(dumps({"machine": machine, "figures": rows}, indent=2) + "\n", encoding="utf-8")
+    """Measure the sections, and print the table."""
+    args, results = parse_args(argv), {}
+    with TemporaryDirectory(prefix="speed-") as folder:
+        for section, measure in SECTIONS.items():
+            if section in args.only:
+                print(f"{section} ...", file=sys.stderr, flush=True)
+                results[section] = measure(Path(folder).resolve(), args)
+    print(f"{describe_machine()}\n\n{format_report(results)}")
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------- the table
-class Figure(NamedTuple):
-    """A line of the table."""
+# ----------------------------------------------------------------------------------------------------------
+# The table
 
-    section: str
-    figure: str
-    unit: str  # of both; "frames/s", "faces/s": more is better, else less is
-    plain: float | None  # None: there is no plain way, or it can't be measured here
-    ours: float | None
-    bar: str = ""
-    note: str = ""  # how it was measured
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times better ours is."""
-        if self.plain is None or self.ours is None:
-            return None
-        return self.ours / self.plain if self.unit.endswith("/s") else self.plain / self.ours
+# What a line says, the unit, the plain way's figure or None, our figure, and the bar or "".
+Figure = tuple[str, str, float | None, float, str]
+Result = tuple[str, list[Figure]]  # of a section; first how it was measured
 
 
-def format_report(machine: dict[str, str], figures: Sequence[Figure]) -> str:
-    """The machine, the table and the notes below it, as Markdown."""
-
-    def number(value, unit=""):
-        return "–" if value is None else f"{value:,.0f}{unit}" if value >= 100 else f"{value:.3g}{unit}"
-
-    lines = [f"{name}: {value}  " for name, value in machine.items()]
-    lines += ["", "| figure | plain | ours | ratio | bar |", "|---|---:|---:|---:|---|"]
-    for figure in figures:
-        unit = f" {figure.unit}"
-        values = number(figure.plain, unit), number(figure.ours, unit), number(figure.ratio)
-        lines.append(f"| {' | '.join((figure.figure, *values, figure.bar))} |")
-    notes = [f"- {figure.section}: {figure.note}" for figure in figures if figure.note]
-    return "\n".join([*lines, "", *notes])
+def format_report(results: dict[str, Result]) -> str:
+    """Return the figures of the sections as a Markdown table, with the notes below it."""
+    lines = ["| figure | plain | ours | ratio | bar |", "|---|---:|---:|---:|---|"]
+    for what, unit, plain, ours, bar in (figure for _, figures in results.values() for figure in figures):
+        # how many times better our way is
+        ratio = None if plain is None else ours / plain if unit.endswith("/s") else plain / ours
+        numbers = [
+            "–" if number is None else f"{number:,.0f}{unit}" if number >= 100 else f"{number:.3g}{unit}"
+            for number, unit in ((plain, f" {unit}"), (ours, f" {unit}"), (ratio, ""))
+        ]
+        lines.append(f"| {' | '.join((what, *numbers, bar))} |")
+    return "\n".join([*lines, "", *(f"- {section}: {note}" for section, (note, _) in results.items())])
 
 
-def describe_machine() -> dict[str, str]:
-    """Processor, cores, system and versions."""
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    versions = []
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions.append(f"{package} {metadata.version(package)}")
+def describe_machine() -> str:
+    """Return processor, cores, system and versions."""
+    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "machine": f"{processor}, {cores} cores, {platform.platform(terse=True)}",
-        "software": ", ".join([f"Python {platform.python_version()}", *versions]),
-    }
+    machine = f"{cpu[1] if cpu else platform.processor()}, {cores} cores, {platform.platform(terse=True)}"
+    installed = {package.name: package.version for package in metadata.distributions()}
+    versions = [f"{name} {installed[name]}" for name in PACKAGES if name in installed]
+    return f"machine: {machine}  \nsoftware: Python {platform.python_version()}, {', '.join(versions)}  "
 
 
-# ---------------------------------------------------------------------------------------------------- processes
+# ----------------------------------------------------------------------------------------------------------
+# Processes
+
+# A small process between us and what is measured: Linux counts the memory of who starts a program as the program's.
+METER = """\
+import subprocess, sys, time
+started = time.perf_counter()
+status = subprocess.call(sys.argv[1:])
+seconds, peak_mb = time.perf_counter() - started, "NaN"
+if sys.platform != "win32":
+    from resource import RUSAGE_CHILDREN, getrusage
+    peak_mb = getrusage(RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+print(f"[{seconds}, {peak_mb}]")
+sys.exit(status)
+"""
+CALL = "import json, sys; from benchmarks import speed; "
+CALL += "print(json.dumps(getattr(speed, sys.argv[1])(*json.loads(sys.argv[2]))))"
+
+
 class Run(NamedTuple):
-    """What a process took."""
+    """What a process took, from its start to its end (memory: resident, 1e6 bytes; NaN on Windows), and gave."""
 
-    seconds: float  # from its start to its end
-    peak_mb: float | None  # resident memory, in 1e6 bytes; None on Windows
-
-
-def measure(command: Sequence[str | Path], folder: Path) -> Run:
-    """Run a command from the project's folder.
-
-    Raises:
-        RuntimeError: it failed; with all that it told.
-    """
-    told = _run([sys.executable, "-I", "-S", "-c", METER, *command], folder)
-    seconds, peak_mb = (float(word) for word in told.splitlines()[-1].split())
-    return Run(seconds, None if math.isnan(peak_mb) else peak_mb)
+    seconds: float
+    peak_mb: float
+    value: Any
 
 
-def call(function, *arguments, folder: Path, **environment):
-    """What a function of this file returns when a new process calls it; all of it must fit into JSON."""
-    return loads(_run(_calling(function, *arguments), folder, **environment).splitlines()[-1])
-
-
-def _calling(function, *arguments):
-    """The command that calls a function of this file."""
-    return [sys.executable, "-c", CALL, function.__name__, dumps(arguments, default=str)]
-
-
-def _run(command, folder, **environment):
-    """What a command prints.  It keeps what it compiles in our folder."""
+def run(folder: Path, *command: str | Path, **environment: str) -> Run:
+    """Run a command, whose compiled networks go to `folder`; a RuntimeError has what it printed before it failed."""
+    words = [str(word) for word in (sys.executable, "-I", "-S", "-c", METER, *command)]
     ours = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "EMOTION_CACHE": str(folder / "cache")}
     environment = os.environ | ours | environment
-    done = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8"
-    )
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command[-3:]))} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
+        raise RuntimeError(f"{' '.join(words[-3:])} failed:\n{done.stdout}{done.stderr}")
+    *printed, measured = done.stdout.splitlines()
+    return Run(*json.loads(measured), value="".join(printed[-1:]))
 
 
-# ---------------------------------------------------------------------------------------------------- csv
-def measure_csv(folder: Path, args) -> list[Figure]:
+def call(folder: Path, function: Callable, *arguments: Any, **environment: str) -> Run:
+    """Let a new process call a function of this file; its arguments and its value must fit into JSON."""
+    words = sys.executable, "-c", CALL, function.__name__, json.dumps(arguments, default=str)
+    done = run(folder, *words, **environment)
+    return done._replace(value=json.loads(done.value))
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Reading the CSV
+
+
+def measure_csv(folder: Path, args: argparse.Namespace) -> Result:
     """Reading FER2013's CSV."""
-    if args.dataset is None:
-        path, what = write_csv(folder / "generated.csv", csv_rows), f"{csv_rows:,} generated faces"
+    if args.dataset:  # a copy: our cache is written beside it, and the user's own cache stays as it is
+        path = Path(shutil.copy(find_source(args.dataset), folder))
     else:
-        path, what = folder / args.dataset.name, f"FER2013's {args.dataset.name}"
-        try:  # our cache comes to lie beside the link, and the user's own is neither used nor replaced
-            path.symlink_to(args.dataset)
-        except OSError:  # Windows asks for a privilege
-            shutil.copyfile(args.dataset, path)
-    plain = median(call(time_plain_csv, path, folder=folder) for _ in range(args.repetitions))
-    first, again = np.median([call(time_our_csv, path, folder=folder) for _ in range(args.repetitions)], axis=0)
-    note = "plain is `pandas.read_csv` and `int()` for every pixel; imports are not counted"
-    return [
-        Figure("csv", f"reading a CSV of {what}, first time", "s", plain, float(first), "", note),
-        Figure("csv", "the same, again (from our cache)", "s", plain, float(again)),
+        path = write_csv(folder / "generated.csv", CSV_ROWS)
+    what = f"FER2013's {path.name}" if args.dataset else f"{CSV_ROWS:,} generated faces"
+    runs = [
+        call(folder, time_our_csv, path).value + call(folder, time_plain_csv, path).value
+        for _ in range(args.repetitions)
+    ]
+    first, again, plain = map(median, zip(*runs, strict=True))
+    return "plain is `pandas.read_csv` and `int()` for every pixel; imports are not counted", [
+        (f"reading a CSV of {what}, first time", "s", plain, first, ""),
+        ("the same, again (from our cache)", "s", plain, again, ""),
     ]
 
 
 def write_csv(path: Path, rows: int) -> Path:
     """Write a CSV like FER2013's, of random pixels."""
     rng = np.random.default_rng(0)
-    faces, emotions = rng.integers(256, size=(rows, 48 * 48)), rng.integers(7, size=rows)
     with path.open("w", newline="") as file:
-        table = csv_writer(file)
+        table = csv.writer(file)
         table.writerow(["emotion", "pixels", "Usage"])
-        for index, (face, emotion) in enumerate(zip(faces.tolist(), emotions, strict=True)):
-            table.writerow([emotion, " ".join(map(str, face)), SPLITS[index % 3]])
+        for number, face in enumerate(rng.integers(256, size=(rows, 48 * 48)).tolist()):
+            table.writerow([rng.integers(7), " ".join(map(str, face)), SPLITS[number % 3]])
     return path
 
 
-def measure_training(folder: Path, args) -> list[Figure]:
-    """Training each network: in float32, and in the precision that the script chooses."""
-    from models.cnn import NETWORKS
-
-    images = write_images(folder / "images", 500 if args.quick else training_images)
-    figures = []
-    for network in NETWORKS:
-        rates = [
-            call(time_training, images, folder, False, network, precision, folder=folder)[1]
-            for precision in ("float32", "auto")
-        ]
-        figures.append(Figure("training", f"training {network}", "faces/s", *rates))
-    return [figures[0]._replace(note="plain: in float32, ours: as the script chooses; the second epoch"), *figures[1:]]
-
-
-def measure_stream(folder: Path, args) -> list[Figure]:
-    """Training on a folder of images: from memory, and from the disk."""
-    count = 500 if args.quick else 4 * training_images
-    images = write_images(folder / "streamed", count)
-    runs = {mapped: [] for mapped in (False, True)}
-    read_s, *_ = call(time_training, images, folder, True, folder=folder)  # which decodes the images into the cache
-    for _ in range(args.repetitions):
-        for mapped, taken in runs.items():
-            taken.append(call(time_training, images, folder, mapped, folder=folder)[1:])
-    (inside, inside_mb), (streamed, streamed_mb) = (np.median(taken, axis=0) for taken in runs.values())
-    what = f"training tiny_XCEPTION on {count:,} images"
-    note = f"plain: from memory, ours: from the cache's file; decoding the images once took {read_s:.0f} s before that"
-    return [
-        Figure("stream", what, "faces/s", float(inside), float(streamed), "ratio 0.9", note),
-        Figure("stream", "resident memory meanwhile", "MB", float(inside_mb), float(streamed_mb)),
-    ]
-
-
-def measure_hosts(folder: Path, args) -> list[Figure]:
-    """Training on two hosts: two processes of this machine, over its loopback."""
-    if not util.find_spec("jax"):
-        raise UserError('several hosts train on JAX; found none: pip install "jax>=0.8,<1"')
-    from models.cnn import NETWORKS
-
-    images = write_images(folder / "images_of_hosts", 500 if args.quick else training_images // 4)
-
-    def run(function, network, **environment):
-        # One thread that computes.  Tied to one core, it would wait for what the exchange does on that core.
-        arguments = (images, folder, network) if function is train_briefly else (images, folder, False, network)
-        return call(function, *arguments, folder=folder, KERAS_BACKEND="jax", PJRT_NPROC="1", **environment)
-
-    figures = []
-    for network in NETWORKS:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            hosts = f"127.0.0.1:{free.getsockname()[1]},127.0.0.1"
-        _, one, _ = run(time_training, network)
-        places = [{"EMOTION_HOSTS": hosts, "JOB_COMPLETION_INDEX": str(index)} for index in range(2)]
-        with ThreadPoolExecutor() as threads:
-            first = threads.submit(run, time_training, network, **places[0])
-            threads.submit(run, train_briefly, network, **places[1]).result()
-        _, two, _ = first.result()
-        figures.append(Figure("hosts", f"training {network}", "faces/s", one, two))
-    note = "plain: one process, ours: two, half of each batch in each; a thread each, JAX, the second epoch"
-    return [figures[0]._replace(note=note), *figures[1:]]
-
-
-def write_images(folder: Path, count: int) -> Path:
-    """Write a data set's folder of PNGs, 48x48, of blurred noise, which compresses as faces do."""
-    rng = np.random.default_rng(0)
-    for emotion in ("happy", "sad", "neutral"):
-        (folder / "train" / emotion).mkdir(parents=True)
-    for number in range(count):
-        noise = rng.integers(256, size=(12, 12), dtype=np.uint8)
-        emotion = ("happy", "sad", "neutral")[number % 3]
-        path = folder / "train" / emotion / f"{number:06}.png"
-        path.write_bytes(cv2.imencode(".png", cv2.resize(noise, (48, 48)), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
-    return folder
-
-
-def time_training(
-    images: str, folder: str, mapped: bool, network: str = "tiny_XCEPTION", precision: str = "auto"
-) -> tuple[float, float, float]:
-    """Seconds to load a folder of images, faces/s of the second epoch, and the process's peak memory in 1e6 bytes."""
-    from csv import DictReader
-
-    import load_and_process
-
-    load_and_process.IN_MEMORY = 0 if mapped else math.inf
-    started = time.perf_counter()
-    load_fer2013_data(images)
-    loaded = time.perf_counter() - started
-    train_briefly(images, folder, network, precision)
-    with open(Path(folder, "trained", f"{network}.log.csv"), newline="") as file:
-        *_, last = DictReader(file)
-    count = len(list(Path(images).glob("train/*/*.png")))
-    try:
-        from resource import RUSAGE_SELF, getrusage
-
-        peak_mb = getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    except ImportError:  # Windows
-        peak_mb = float("nan")
-    return loaded, 0.9 * count / float(last["seconds"]), peak_mb
-
-
-def train_briefly(images: str, folder: str, network: str, precision: str = "auto") -> None:
-    """Train for two epochs."""
-    import train_emotion_classifier
-
-    arguments = ["--dataset", images, "--network", network, "--epochs", "2", "--precision", precision]
-    if status := train_emotion_classifier.main([*arguments, "--output-dir", f"{folder}/trained"]):
-        raise RuntimeError(f"training ended with status {status}")
-
-
 def read_plain_csv(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """The plain way: faces float32 (n, 48, 48, 1) and one-hot emotions (n, 7), in the order of the rows."""
+    """Return, the plain way, faces float32 (n, 48, 48, 1) and one-hot emotions (n, 7), in the order of the rows."""
     import pandas as pd
 
-    table = pd.read_csv(path)
-    pixels = next(table[name] for name in table if name.strip() == "pixels")
-    faces = []
-    for row in pixels:
+    table, faces = pd.read_csv(path, skipinitialspace=True), []
+    for row in table["pixels"]:
         face = np.array([int(pixel) for pixel in row.split(" ")]).reshape(48, 48)
         faces.append(cv2.resize(face.astype("uint8"), (48, 48)).astype("float32"))
     return np.expand_dims(np.asarray(faces), -1), pd.get_dummies(table["emotion"]).to_numpy()
 
 
-def time_plain_csv(path: str) -> float:
-    """Seconds of `read_plain_csv`."""
-    import pandas  # noqa: F401 - its import is not what is measured
-
-    started = time.perf_counter()
-    read_plain_csv(path)
-    return time.perf_counter() - started
+def time_plain_csv(path: str) -> list[float]:
+    """Return the seconds of the plain way."""
+    return repeat(lambda: read_plain_csv(path), "import pandas", number=1, repeat=1)  # its import does not count
 
 
-def time_our_csv(path: str) -> tuple[float, float]:
-    """Seconds of reading without and with the cache."""
+def time_our_csv(path: str) -> list[float]:
+    """Return the seconds of our way, without and with the cache."""
     Path(f"{path}.cache.npz").unlink(missing_ok=True)
-    started = time.perf_counter()
-    load_fer2013_data(path)
-    first = time.perf_counter()
-    load_fer2013_data(path)
-    return first - started, time.perf_counter() - first
+    return repeat(lambda: load_fer2013_data(path), number=1, repeat=2)
 
 
-# ---------------------------------------------------------------------------------------------------- live
-def plain_live(clip: str, table: str, models: Sequence[str], limit: int) -> None:
-    """The plain live program: every face of the first `limit` frames, by every model, drawn and written to a CSV."""
-    import imutils
-    import keras
-
-    networks = [keras.models.load_model(model, compile=False) for model in models]
-    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-    emotions = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-    video = cv2.VideoCapture(clip)
-    with open(table, "w", newline="") as file:
-        rows = csv_writer(file)
-        rows.writerow(["frame", "x", "y", "width", "height", "emotion", *emotions])
-        for number in range(limit):
-            grabbed, frame = video.read()
-            if not grabbed:
-                break
-            frame = imutils.resize(frame, width=300)
-            grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-            bars = np.zeros((250, 300, 3), np.uint8)
-            for x, y, w, h in cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(30, 30)):
-                face = cv2.resize(grey[y : y + h, x : x + w], (48, 48)).astype("float32") / 127.5 - 1
-                face = face[None, :, :, None]
-                shares = np.mean([network.predict(face, verbose=0)[0] for network in networks], axis=0)
-                label = emotions[shares.argmax()]
-                for i, (emotion, share) in enumerate(zip(emotions, shares, strict=True)):
-                    cv2.rectangle(bars, (7, i * 35 + 5), (int(share * 300), i * 35 + 35), (0, 0, 255), -1)
-                    text = f"{emotion}: {share:.2%}"
-                    cv2.putText(bars, text, (10, i * 35 + 23), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 2)
-                cv2.putText(frame, label, (x, y - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 255), 2)
-                cv2.rectangle(frame, (x, y), (x + w, y + h), (0, 0, 255), 2)
-                rows.writerow([number, x, y, w, h, label, *shares])
-    video.release()
+# ----------------------------------------------------------------------------------------------------------
+# Training
 
 
-def draw_clip(path: Path, frames: int, size: tuple[int, int] = (640, 480), people: int = 1) -> Path:
-    """Write a video of moving drawn faces; one that is there already is kept."""
-    from drawn_faces import DEFAULT_IDENTITY, DrawnFaceCapture, Identity
+def measure_training(folder: Path, args: argparse.Namespace) -> Result:
+    """Training each network: in float32, and in the precision that the script chooses."""
+    images, figures = write_images(folder / "images", args.training_images), []
+    for network in NETWORKS:
+        rates = [train_briefly(folder, images, network, "--precision", p).value[0] for p in ("float32", "auto")]
+        figures.append((f"training {network}", "faces/s", *rates, ""))
+    return "plain: in float32, ours: as the script chooses; the second epoch", figures
 
-    if path.exists():
-        return path
+
+def measure_stream(folder: Path, args: argparse.Namespace) -> Result:
+    """Training on a folder of images: from memory, and from the cache's file."""
+    images, runs = write_images(folder / "streamed", 4 * args.training_images), {False: [], True: []}
+    decoding_s = timeit(lambda: load_fer2013_data(images), number=1)
+    for mapped in (False, True) * args.repetitions:
+        runs[mapped].append(train_briefly(folder, images, "tiny_XCEPTION", mapped=mapped))
+    rates = [median(run.value[0] for run in each) for each in runs.values()]
+    peaks_mb = [median(run.peak_mb for run in each) for each in runs.values()]  # with the parts of the file in use
+    note = f"plain: from memory, ours: from the cache's file; decoding the images once took {decoding_s:.0f} s before"
+    return note, [
+        (f"training tiny_XCEPTION on {4 * args.training_images:,} images", "faces/s", *rates, "ratio 0.9"),
+        ("resident memory meanwhile", "MB", *peaks_mb, ""),
+    ]
+
+
+def measure_hosts(folder: Path, args: argparse.Namespace, networks: Sequence[str] = NETWORKS) -> Result:
+    """Training on two hosts: two processes of this machine, over its loopback."""
+    images, figures = write_images(folder / "images_of_hosts", args.training_images // 4), []
+    for network in networks:
+        # One thread that computes.  Tied to one core, it would wait for what the exchange does on that core.
+        train_on_jax = partial(train_briefly, folder, images, network, KERAS_BACKEND="jax", PJRT_NPROC="1")
+        one, hosts = train_on_jax(), f"127.0.0.1:{free_port()},127.0.0.1"
+        with ThreadPoolExecutor() as threads:
+            two = [threads.submit(train_on_jax, "--hosts", hosts, "--host-index", index) for index in range(2)]
+        figures.append((f"training {network}", "faces/s", one.value[0], two[0].result().value[0], ""))
+    return "plain: one process, ours: two, half of each batch in each; a thread each, JAX, the second epoch", figures
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """Write a data set's folder of PNGs, 48x48, of blurred noise, which compresses as faces do."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        noise = rng.integers(256, size=(12, 12), dtype=np.uint8)
+        path = folder / "train" / ("happy", "sad", "neutral")[number % 3] / f"{number:06}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", cv2.resize(noise, (48, 48)), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
+    return folder
+
+
+def free_port() -> int:
+    """Return a port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def train_briefly(folder: Path, images: Path, network: str, *flags: Any, mapped=False, **environment: str) -> Run:
+    """Let a new process train for two epochs; the value of the run is what `train` returns."""
+    argv = ["--dataset", images, "--network", network, "--output-dir", folder / "trained", "--epochs", 2, *flags]
+    return call(folder, train, [str(word) for word in argv], mapped, **environment)
+
+
+def train(argv: Sequence[str], mapped: bool) -> tuple[float, bool]:
+    """Train with faces in memory, or mapped from the cache's file; return faces/s of the last epoch, and which it was."""
+    import load_and_process
+    import train_emotion_classifier as trainer
+
+    load_and_process.IN_MEMORY = 0 if mapped else math.inf
+    make_batches, made = trainer.AugmentedFaces, []
+    trainer.AugmentedFaces = lambda *args, **options: made.append(make_batches(*args, **options)) or made[0]
+    if status := trainer.main(argv):
+        raise RuntimeError(f"training ended with status {status}")
+    (batches,), args = made, trainer.parse_args(argv)
+    with open(args.output_dir / f"{args.network}.log.csv", newline="") as file:
+        *_, last = csv.DictReader(file)
+    return len(batches.train_indices) / float(last["seconds"]), isinstance(batches.faces, np.memmap)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Live
+
+
+def measure_start(folder: Path, args: argparse.Namespace) -> Result:
+    """From the start of the process to the first labelled frame."""
+    runs = [[run_live(way, folder, 1).seconds for way in ("plain", "ours")] for _ in range(1 + args.repetitions)]
+    plain, ours = map(median, zip(*runs[1:], strict=True))  # the first runs bring files into the system's memory
+    return "a whole process, start to end, on a clip of one frame; programs, networks and clip were read before", [
+        ("from start to first labelled frame", "s", plain, ours, "1.0 s; ratio 6")
+    ]
+
+
+def measure_memory(folder: Path, args: argparse.Namespace) -> Result:
+    """The most resident memory on the way."""
+    frames = args.clip_s * CLIP_FPS
+    peaks_mb = [run_live(way, folder, n).peak_mb for way, n in (("plain", min(frames, 100)), ("ours", frames))]
+    return "at its peak, on the clip of `video`", [("resident memory, live", "MB", *peaks_mb, "250 MB")]
+
+
+def measure_video(folder: Path, args: argparse.Namespace) -> Result:
+    """Frames per second on an ordinary clip."""
+    rates, found = live_rates(folder, args, 100)
+    note = f"read from mp4, faces found, named, drawn and written to a CSV, no window; {found}"
+    return note, [("640x480, one face, mini_XCEPTION", "frames/s", *rates, "ratio 6")]
+
+
+def measure_ensemble(folder: Path, args: argparse.Namespace) -> Result:
+    """Frames per second on a large clip with five faces and five networks."""
+    models = [MODEL.with_stem(network) for network in NETWORKS]
+    rates, found = live_rates(folder, args, 10, models=models, size=(1280, 720), people=5)
+    return f"as video; {found}", [("1280x720, five faces, five networks", "frames/s", *rates, "30 frames/s")]
+
+
+def live_rates(folder: Path, args: argparse.Namespace, plain_frames: int, **clip: Any) -> tuple[list[float], str]:
+    """Return both ways' frames/s without the start, which is what frames beyond the first one take, and a note."""
+    run_live("ours", folder, 1, **clip)  # compiles the networks, where nobody did so before
+    frames, rates, found = args.clip_s * CLIP_FPS, [], []
+    for way, n in (("plain", min(frames, plain_frames)), ("ours", frames)):
+        first, all_ = ([run_live(way, folder, m, **clip) for _ in range(args.repetitions)] for m in (1, n))
+        rates.append((n - 1) / (median(run.seconds for run in all_) - median(run.seconds for run in first)))
+        found.append(f"{all_[0].value:.3g} {way}")
+    return rates, f"faces found per frame: {', '.join(found)}"
+
+
+def run_live(way: str, folder: Path, frames: int, models=(MODEL,), size=(640, 480), people=1) -> Run:
+    """Run the "plain" program, or "ours", on so many frames of a clip; the value of the run is the faces per frame."""
+    clip, table = folder / f"{size[1]}-{people}-{frames}.mp4", folder / f"{way}.csv"
+    if not clip.exists():
+        draw_clip(clip, frames, size, people)
+    if way == "plain":
+        done = call(folder, plain_live, clip, table, models)
+    else:
+        script = sys.executable, ROOT / "real_time_emotion_recognition.py", "--headless", "--source", clip
+        done = run(folder, *script, "--csv", table, "--model", *models)
+    faces = len(table.read_text().splitlines()) - 1
+    if not faces:  # frames without a face are cheap: their figure would flatter
+        raise RuntimeError(f"{way}: no face was found in {frames} frames, so there is nothing to measure")
+    return done._replace(value=faces / frames)
+
+
+def draw_clip(path: Path, frames: int, size: tuple[int, int], people: int) -> None:
+    """Write a video of moving drawn faces."""
     rng = np.random.default_rng(0)
     identities = [DEFAULT_IDENTITY] if people == 1 else [Identity.random(rng) for _ in range(people)]
     capture = DrawnFaceCapture(CLIP_FPS, size, frames=frames, identities=identities)
@@ -429,161 +376,83 @@ def draw_clip(path: Path, frames: int, size: tuple[int, int] = (640, 480), peopl
     while (frame := capture.read()[1]) is not None:
         video.write(frame)
     video.release()
-    return path
 
 
-class Loops:
-    """The plain and our live program on the same clips, with the same networks."""
-
-    def __init__(self, folder: Path, frames: int, models=(MODEL,), size=(640, 480), people=1):
-        self.folder, self.frames, self.models = folder, frames, models
-        name = f"{size[1]}-{people}"
-        self.first = draw_clip(folder / f"{name}-1.mp4", 1, size, people)
-        self.clip = draw_clip(folder / f"{name}-{frames}.mp4", frames, size, people)
-        self.faces_per_frame = {}  # of the last run of either: a frame without a face is a cheap one
-        self.ours(1)  # compiles the networks, where nobody did so before
-
-    def plain(self, frames: int) -> Run:
-        """The plain program on so many frames."""
-        table, clip = self.folder / "plain.csv", self.first if frames == 1 else self.clip
-        run = measure(_calling(plain_live, clip, table, self.models, frames), self.folder)
-        return self._checked("plain", table, frames, run)
-
-    def ours(self, frames: int) -> Run:
-        """Our script on the first frame or on the whole clip."""
-        table, clip = self.folder / "ours.csv", self.first if frames == 1 else self.clip
-        script = [sys.executable, ROOT / "real_time_emotion_recognition.py", "--headless", "--source", clip]
-        run = measure([*script, "--csv", table, "--model", *self.models], self.folder)
-        return self._checked("ours", table, frames, run)
-
-    def _checked(self, way, table, frames, run):
-        with table.open() as file:
-            faces = sum(1 for _ in file) - 1
-        if not faces:
-            raise RuntimeError(f"{way}: no face was found in {frames} frames, so there is nothing to measure")
-        self.faces_per_frame[way] = faces / frames
-        return run
-
-    def rates(self, plain_frames: int, repetitions: int) -> tuple[float, float]:
-        """Frames per second of both, without their start: what frames beyond the first one take."""
-        rates = []
-        for run, frames in ((self.plain, plain_frames), (self.ours, self.frames)):
-            first, all_ = ([run(n).seconds for _ in range(repetitions)] for n in (1, frames))
-            rates.append((frames - 1) / (median(all_) - median(first)))
-        return tuple(rates)
-
-
-def measure_start(folder: Path, args) -> list[Figure]:
-    """From the start of the process to the first labelled frame."""
-    loops = Loops(folder, args.clip_s * CLIP_FPS)
-    loops.plain(1)  # brings its files into the system's memory; ours are there
-    runs = [(loops.plain(1).seconds, loops.ours(1).seconds) for _ in range(args.repetitions)]
-    plain, ours = (median(times) for times in zip(*runs, strict=True))
-    note = "a whole process, start to end, on a clip of one frame; programs, networks and clip were read before"
-    return [Figure("start", "from start to first labelled frame", "s", plain, ours, "1.0 s; ratio 6", note)]
-
-
-def measure_video(folder: Path, args) -> list[Figure]:
-    """Frames per second on an ordinary clip."""
-    loops = Loops(folder, args.clip_s * CLIP_FPS)
-    plain, ours = loops.rates(min(loops.frames, 100), args.repetitions)
-    note = f"read from mp4, faces found, named, drawn and written to a CSV, no window; {_faces(loops)}"
-    return [Figure("video", "640x480, one face, mini_XCEPTION", "frames/s", plain, ours, "ratio 6", note)]
-
-
-def measure_ensemble(folder: Path, args) -> list[Figure]:
-    """Frames per second on a large clip with five faces and five networks."""
-    networks = call(build_networks, folder, folder=folder)
-    loops = Loops(folder, args.clip_s * CLIP_FPS, list(networks.values()), (1280, 720), 5)
-    plain, ours = loops.rates(min(loops.frames, 10), args.repetitions)
-    random = [name for name, path in networks.items() if Path(path).parent == folder]
-    note = f"as video; {_faces(loops)}"
-    if random:
-        note += f"; random weights in {', '.join(random)}: same arithmetic"
-    return [Figure("ensemble", "1280x720, five faces, five networks", "frames/s", plain, ours, "30 frames/s", note)]
-
-
-def _faces(loops):
-    return "faces found per frame: {plain:.3g} plain, {ours:.3g} ours".format(**loops.faces_per_frame)
-
-
-def build_networks(folder: str) -> dict[str, str]:
-    """The checkpoint of each of the five networks; where none is shipped, one of random weights."""
+def plain_live(clip: str, table: str, models: Sequence[str]) -> None:
+    """The plain live program: every face of every frame, by every model, drawn and written to a CSV."""
     import keras
 
-    from load_and_process import EMOTIONS
-    from models.checkpoint import save_checkpoint
-    from models.cnn import NETWORKS
+    networks = [keras.models.load_model(model, compile=False) for model in models]
+    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+    white, red, font = (255, 255, 255), (0, 0, 255), (cv2.FONT_HERSHEY_SIMPLEX, 0.45)
+    video, number = cv2.VideoCapture(clip), 0
+    with open(table, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["frame", "x", "y", "width", "height", "emotion", *EMOTIONS])
+        while (frame := video.read()[1]) is not None:
+            frame = cv2.resize(frame, (300, 300 * frame.shape[0] // frame.shape[1]), interpolation=cv2.INTER_AREA)
+            grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            bars = np.zeros((250, 300, 3), np.uint8)
+            for x, y, w, h in cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(30, 30)):
+                face = cv2.resize(grey[y : y + h, x : x + w], (48, 48)).astype("float32") / 127.5 - 1
+                face = face[None, :, :, None]
+                probabilities = np.mean([network.predict(face, verbose=0)[0] for network in networks], axis=0)
+                label = EMOTIONS[probabilities.argmax()]
+                for i, (emotion, probability) in enumerate(zip(EMOTIONS, probabilities, strict=True)):
+                    cv2.rectangle(bars, (7, i * 35 + 5), (int(probability * 300), i * 35 + 35), red, -1)
+                    cv2.putText(bars, f"{emotion}: {probability:.2%}", (10, i * 35 + 23), *font, white, 2)
+                cv2.putText(frame, label, (x, y - 10), *font, red, 2)
+                cv2.rectangle(frame, (x, y), (x + w, y + h), red, 2)
+                rows.writerow([number, x, y, w, h, label, *probabilities])
+            number += 1
 
-    keras.utils.set_random_seed(0)
-    paths = {}
-    for name, build in NETWORKS.items():
-        path = MODEL.with_stem(name)
-        if not path.is_file():
-            path = Path(folder) / path.name
-            save_checkpoint(build((48, 48, 1), len(EMOTIONS)), path, EMOTIONS)
-        paths[name] = str(path)
-    return paths
+
+# ----------------------------------------------------------------------------------------------------------
+# One face
 
 
-def measure_memory(folder: Path, args) -> list[Figure]:
-    """The most resident memory on the way."""
-    loops = Loops(folder, args.clip_s * CLIP_FPS)
-    plain, ours = loops.plain(min(loops.frames, 100)).peak_mb, loops.ours(loops.frames).peak_mb
-    note = "at its peak, on the clip of `video`" if ours else "this system does not tell"
-    return [Figure("memory", "resident memory, live", "MB", plain, ours, "250 MB", note)]
-
-
-# ---------------------------------------------------------------------------------------------------- one face
-def measure_face(folder: Path, args) -> list[Figure]:
+def measure_face(folder: Path, args: argparse.Namespace) -> Result:
     """One face through mini_XCEPTION."""
-    seconds = 0.3 if args.quick else 3.0
-    predict, multiply_adds = call(time_predict, MODEL, seconds, folder=folder)
-    ours, alone = call(time_our_face, MODEL, seconds, folder=folder)
-    peak = call(measure_core, seconds, folder=folder, **dict.fromkeys(THREADS, "1"))
+    share = 0.1 if args.quick else 1.0
+    predict, multiply_adds = call(folder, time_predict, MODEL, share).value
+    ours, alone = call(folder, time_our_face, MODEL, share).value
+    peak = call(folder, measure_core, share, **ONE_THREAD).value
     floor = 2 * multiply_adds / peak
     note = (
         "plain is `model.predict` of a face that is ready, (1, 48, 48, 1); ours begins with the frame and the box: "
         f"crop, resize, scale; the floor is {floor * 1000:.2g} ms, for {multiply_adds / 1e6:.1f} million multiply-adds "
         f"at the {peak / 1e9:.0f} GFLOP/s that one core reaches in a float32 matrix product"
     )
-    return [
-        Figure("face", "one face, mini_XCEPTION", "ms", predict * 1000, ours * 1000, "ratio 80", note),
-        Figure("face", "the network alone", "ms", predict * 1000, alone * 1000),
-        Figure("face", "the same, as a multiple of its arithmetic's floor", "x", predict / floor, alone / floor, "3 x"),
+    return note, [
+        ("one face, mini_XCEPTION", "ms", predict * 1000, ours * 1000, "ratio 80"),
+        ("the network alone", "ms", predict * 1000, alone * 1000, ""),
+        ("the same, as a multiple of its arithmetic's floor", "x", predict / floor, alone / floor, "3 x"),
     ]
 
 
-def count_multiply_adds(model) -> int:
-    """Multiply-adds of a network for one image, in Conv2D, SeparableConv2D and Dense layers.
-
-    Each number in such a kernel is used once per place of the output.
-
-    Args:
-        model: a built `keras.Model`, channels last.
-    """
+def count_multiply_adds(model: Any) -> int:
+    """Count the multiply-adds of a built `keras.Model` for one image, in Conv2D, SeparableConv2D and Dense layers."""
     total = 0
     for layer in model.layers:
         for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
-            if (kernel := getattr(layer, name, None)) is not None:
+            if (kernel := getattr(layer, name, None)) is not None:  # each number is used once per pixel of the output
                 total += math.prod(kernel.shape) * math.prod(layer.output.shape[1:-1])
     return total
 
 
-def time_predict(model: str, seconds: float) -> tuple[float, int]:
-    """(median seconds of a `model.predict` of one face, multiply-adds)."""
+def time_predict(model: str, share: float) -> tuple[float, int]:
+    """Return the median seconds of a `model.predict` of one face, and the network's multiply-adds."""
     import keras
 
     network = keras.models.load_model(model, compile=False)
     face = np.random.default_rng(0).uniform(-1, 1, (1, 48, 48, 1)).astype("float32")
-    return _median_s(lambda: network.predict(face, verbose=0), seconds), count_multiply_adds(network)
+    return median(seconds_of(lambda: network.predict(face, verbose=0), 100 * share)), count_multiply_adds(network)
 
 
-def time_our_face(model: str, seconds: float) -> tuple[float, float]:
-    """(median seconds from frame and box to probabilities, those of the network alone)."""
+def time_our_face(model: str, share: float) -> tuple[float, float]:
+    """Return the median seconds from frame and box to probabilities, and those of the network alone."""
     from ai_edge_litert.interpreter import Interpreter
 
-    from drawn_faces import DrawnFaceCapture
     from models.checkpoint import compile_checkpoint
     from models.classifier import EmotionClassifier
 
@@ -592,112 +461,85 @@ def time_our_face(model: str, seconds: float) -> tuple[float, float]:
     classify = EmotionClassifier([model])
     network = Interpreter(str(compile_checkpoint(model)), num_threads=1)
     network.allocate_tensors()
-    return _median_s(lambda: classify(frame, boxes), seconds), _median_s(network.invoke, seconds)
+    return median(seconds_of(lambda: classify(frame, boxes), 10000 * share)), median(
+        seconds_of(network.invoke, 20000 * share)
+    )
 
 
-def measure_core(seconds: float) -> float:
-    """The most floating-point operations per second in float32 matrix products; of one core, if held to a thread."""
-    side = 1024
-    left, right = np.random.default_rng(0).random((2, side, side), np.float32)
-    return 2 * side**3 / min(_times(lambda: left @ right, seconds))
+def measure_core(share: float) -> float:
+    """Return the most floating-point operations per second in float32 matrix products; of one core with ONE_THREAD."""
+    left, right = np.random.default_rng(0).random((2, 1024, 1024), np.float32)
+    return 2 * 1024**3 / min(seconds_of(lambda: left @ right, 100 * share))
 
 
-def _median_s(function, seconds):
-    return median(_times(function, seconds))
+def seconds_of(function: Callable, calls: float) -> list[float]:
+    """Return the seconds of each of so many calls; five more calls come first and don't count."""
+    return repeat(function, number=1, repeat=5 + round(calls))[5:]
 
 
-def _times(function, seconds):
-    """Seconds of each call, called again and again for that long after a few calls that don't count."""
-    for _ in range(5):
-        function()
-    times, end = [], time.perf_counter() + seconds
-    while (started := time.perf_counter()) < end:
-        function()
-        times.append(time.perf_counter() - started)
-    return times
+# ----------------------------------------------------------------------------------------------------------
+# From the camera to the window
 
 
-# ---------------------------------------------------------------------------------------------------- delay
-def measure_delay(folder: Path, args) -> list[Figure]:
+def measure_delay(folder: Path, args: argparse.Namespace) -> Result:
     """From a frame's arrival at the program to its handing over to the window."""
-    middle, slow, shown, captured = call(watch_live, MODEL, args.clip_s, folder=folder)
+    middle, slow, shown, captured = call(folder, watch_live, MODEL, args.clip_s).value
     note = (
         f"a stand-in camera of 640x480 at {CAMERA_FPS} frames/s and a stand-in window; from the camera's `read` to "
         f"`cv2.imshow`; {shown:,} of {captured:,} frames shown"
     )
-    return [
-        Figure("delay", "from captured to shown, median", "ms", None, middle * 1000, "50 ms", note),
-        Figure("delay", "the same, 95th percentile", "ms", None, slow * 1000),
+    return note, [
+        ("from captured to shown, median", "ms", None, middle * 1000, "50 ms"),
+        ("the same, 95th percentile", "ms", None, slow * 1000, ""),
     ]
 
 
-class StampingCamera:
-    """Looks like cv2.VideoCapture of a camera: frames at their times, each with its number in the lowest rows."""
+class StampingCamera(DrawnFaceCapture):
+    """A camera of 640x480: frames come at their times, each with its number in the lowest rows."""
 
-    def __init__(self, seconds: float):
-        from drawn_faces import DrawnFaceCapture
-
-        capture = DrawnFaceCapture(CAMERA_FPS, frames=2 * CAMERA_FPS)
-        frames = [capture.read()[1] for _ in range(capture.frames)]
-        self.frames = frames + frames[::-1]  # back and forth: no face jumps
+    def __init__(self):
+        super().__init__(CAMERA_FPS)
+        frames = [DrawnFaceCapture.read(self)[1] for _ in range(2 * CAMERA_FPS)]
+        self.images = frames + frames[::-1]  # back and forth: no face jumps
         self.started, self.number, self.captured_at = None, 0, {}
-        self.limit = round(seconds * CAMERA_FPS)
 
-    def read(self):
-        """Wait for the next frame, as a camera does."""
+    def read(self) -> tuple[bool, np.ndarray]:
+        """Wait for the next frame, as a camera does; frames whose time has passed are lost."""
         self.started = self.started or time.perf_counter()
-        late = int((time.perf_counter() - self.started) * CAMERA_FPS)
-        self.number = max(self.number + 1, late)
-        image = self.frames[self.number % len(self.frames)].copy()
-        image[-2:, image.shape[1] // 2 - 8 : image.shape[1] // 2 + 8] = (self.number & 255, self.number >> 8, 0)
+        self.number = max(self.number + 1, int((time.perf_counter() - self.started) * CAMERA_FPS))
+        image = self.images[self.number % len(self.images)].copy()
+        image[-2:, 312:328] = (self.number & 255, self.number >> 8, 0)
         time.sleep(max(0.0, self.started + self.number / CAMERA_FPS - time.perf_counter()))
         self.captured_at[self.number] = time.perf_counter()
         return True, image
 
     @staticmethod
-    def number_of(image) -> int:
-        """The number in a frame, also after it was drawn on."""
-        low, high, _ = image[-1, image.shape[1] // 2].tolist()
+    def number_of(image: np.ndarray) -> int:
+        """Return the number in a frame, also after the frame was drawn on."""
+        low, high, _ = image[-1, 320].tolist()
         return low + 256 * high
-
-    def isOpened(self):  # noqa: N802 - OpenCV's name
-        return True
-
-    def get(self, prop):
-        return 0.0
-
-    def set(self, prop, value):
-        return False
-
-    def release(self):
-        pass
 
 
 def watch_live(model: str, seconds: float) -> tuple[float, float, int, int]:
     """Run the live script's `main` on a stand-in camera, between stand-ins for OpenCV's window functions.
 
     Returns:
-        (median delay in seconds, 95th percentile, frames shown, frames captured), without the first half second.
+        Median delay in seconds, 95th percentile, frames shown, frames captured; all without the first half second.
     """
-    camera, shown_at = StampingCamera(seconds), {}
-
-    def show(title, image):
-        shown_at.setdefault(camera.number_of(image), time.perf_counter())
+    camera, shown_at = StampingCamera(), {}
 
     def wait(milliseconds=0):
         time.sleep(milliseconds / 1000)
-        return ord("q") if camera.number >= camera.limit else -1
+        return ord("q") if camera.number >= seconds * CAMERA_FPS else -1
 
-    stand_ins = {"imshow": show, "waitKey": wait, "waitKeyEx": wait, "getWindowProperty": lambda *_: 1.0}
-    stand_ins |= {
-        name: lambda *_: None for name in ("namedWindow", "resizeWindow", "setMouseCallback", "destroyAllWindows")
-    }
-    stand_ins["VideoCapture"] = lambda *_: camera
-    for name, stand_in in stand_ins.items():
-        setattr(cv2, name, stand_in)
-    import real_time_emotion_recognition as live  # after that, since defaults are evaluated once
+    for name in ("namedWindow", "resizeWindow", "setMouseCallback", "destroyAllWindows"):
+        setattr(cv2, name, lambda *_: None)
+    cv2.VideoCapture, cv2.waitKey, cv2.getWindowProperty = lambda *_: camera, wait, lambda *_: 1.0
+    cv2.imshow = lambda _, image: shown_at.setdefault(camera.number_of(image), time.perf_counter())
+    import real_time_emotion_recognition as live  # after the stand-ins: a default of `Live` is cv2.VideoCapture
+    from recognition import window
 
-    live.has_display = lambda: True
+    window.has_display = lambda: True
     if status := live.main(["--source", "0", "--model", model]):
         raise RuntimeError(f"the live script ended with status {status}")
     captured = {number: at for number, at in camera.captured_at.items() if number >= CAMERA_FPS // 2}
