@@ -3,11 +3,12 @@
     python drawn_faces.py                       # a contact sheet: output/drawn_faces.png
     python drawn_faces.py --output sheet.png
 
-It is a drawing made with numpy and OpenCV, not a photograph: it shows that the programs work, and it is no
-evidence of how accurately they read people. The Haar cascade finds the drawn face, and networks
-trained on photographs name the expressions of the default identity; `SHAPES` was tuned for both.
+A drawn face is made with NumPy and OpenCV and is not a photograph. Drawn faces show that the programs work. They are no
+evidence of how accurately the programs read people. The Haar cascade finds the drawn face, and networks that are
+trained on photographs recognise the expressions of the default identity; `SHAPES` was tuned for both.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,19 @@ import numpy as np
 
 from command_line import Parser, UserError, exit_status, replacing
 
+# ----------------------------------------------------------------------------------------------------------
+# Settings.  Edit here, or pass the flag of the same name (see --help).
+
+output = Path(__file__).resolve().parent / "output" / "drawn_faces.png"  # the contact sheet
+# ----------------------------------------------------------------------------------------------------------
+
 # Face units: the origin is the bridge of the nose, x to the right, y downwards; the head is 2.6 wide.
 BOX_SIDE = 3.18  # side of the Haar cascade's box around a neutral face
-BOX_DOWN = 0.08  # its centre, below the bridge of the nose
+BOX_DOWN = 0.08  # centre of the box, below the bridge of the nose
 CANVAS_LEFT, CANVAS_TOP, CANVAS_BOTTOM = 3.0, 2.6, 3.2  # how far a portrait reaches from the nose's bridge
-MAX_UNIT = 80  # pixels per face unit of the largest portrait; greater sizes are enlarged from it
-NOISE_LEVEL = 8  # grey levels added with the camera's noise, and taken away again
-IMAGES_PER_EMOTION = {"Training": 100, "PublicTest": 20, "PrivateTest": 20}
+MAX_UNIT = 80  # pixels per face unit of the largest portrait; larger faces are enlarged from this portrait
+NOISE_LEVEL = 8  # grey levels that are added with the camera's noise, and then subtracted
+IMAGES_PER_EMOTION = {"Training": 100, "PublicTest": 20, "PrivateTest": 20}  # of the data set
 
 Colour = tuple[float, float, float]  # BGR, 0 to 255
 DARK, TEETH, TOOTH_GAP, TONGUE = (22, 20, 40), (226, 236, 242), (120, 130, 140), (84, 80, 150)
@@ -34,7 +41,7 @@ EYE_WHITE, PUPIL, GLINT, LASHES = (214, 218, 224), (10, 10, 12), (250, 250, 250)
 
 
 class Shape(NamedTuple):
-    """What the muscles do to a face; the defaults are the neutral face. Lengths are in face units."""
+    """What the muscles do to a face. The defaults are the neutral face; lengths are in face units."""
 
     brow_in: float = 0.0  # inner end of the brow, + up
     brow_mid: float = 0.0
@@ -97,8 +104,7 @@ SHAPES = {
 # fmt: on
 EXPRESSIONS = tuple(SHAPES)  # FER2013's emotions in the order of its labels, as in `load_and_process.EMOTIONS`
 
-
-SKIN_TONES_AT = (0.0, 0.2, 0.45, 0.7, 1.0)  # shares of the random people that are darker
+SKIN_TONES_AT = (0.0, 0.2, 0.45, 0.7, 1.0)  # for each tone, the share of the random people with darker skin
 SKIN_TONES = ((46, 60, 90), (62, 88, 132), (98, 134, 184), (150, 182, 224), (188, 208, 236))
 HAIR_COLOURS = ((24, 24, 28), (38, 46, 62), (52, 78, 112), (84, 138, 180), (44, 72, 140), (150, 152, 156))
 IRIS_COLOURS = ((30, 44, 66), (52, 66, 84), (122, 104, 78), (84, 112, 96), (150, 124, 96))
@@ -106,7 +112,7 @@ IRIS_COLOURS = ((30, 44, 66), (52, 66, 84), (122, 104, 78), (84, 112, 96), (150,
 
 @dataclass(frozen=True)
 class Identity:
-    """Who is drawn. Colours are BGR from 0 to 255, proportions are relative to the default face."""
+    """The person who is drawn. Colours are BGR from 0 to 255; proportions are relative to the default face."""
 
     skin: Colour = (150, 182, 224)
     hair: Colour = (38, 46, 62)
@@ -125,21 +131,21 @@ class Identity:
     nose_length: float = 0.0  # face units added
     mouth_width: float = 1.0
     lip_fullness: float = 1.0
-    light: tuple[float, float] = (0.0, 0.0)  # where it comes from: -1 left to 1 right, -1 above to 1 below
+    light: tuple[float, float] = (0.0, 0.0)  # where the light comes from: -1 left to 1 right, -1 above to 1 below
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Identity":
-        """Someone else: any skin from very dark to very light, hair, proportions and light.
+        """Return a random person: any skin from very dark to very light, any hair, proportions and light.
 
         Args:
-            rng: source of the choices; the same state gives the same person.
+            rng: The source of the random choices; the same state gives the same person.
 
         Returns:
-            An Identity.
+            A person.
         """
         tone = rng.uniform()
         skin = np.array([np.interp(tone, SKIN_TONES_AT, channel) for channel in np.transpose(SKIN_TONES)])
-        is_dark = tone < 0.55  # with dark hair and eyes: the first two colours of their tables
+        is_dark = tone < 0.55  # then hair and eyes are dark: the first two colours of their tables
         bald, long_hair, bearded = rng.uniform(size=3) < (0.12, 0.35, 0.2)
 
         def around(middle: float, spread: float) -> float:
@@ -171,7 +177,7 @@ DEFAULT_IDENTITY = Identity()
 
 
 def _colour(values: np.ndarray) -> Colour:
-    """Three numbers as a hashable BGR colour."""
+    """Return three numbers as a hashable BGR colour."""
     return tuple(float(v) for v in np.clip(values, 0, 255))
 
 
@@ -186,24 +192,23 @@ class _Palette:
         self.light = np.minimum(np.minimum(skin * 1.7, skin + np.float32((46, 36, 22))), 255)
         self.lip = skin * np.float32((0.693, 0.593, 0.8125))
         self.lip_light = skin * np.float32((1.0, 0.835, 0.955))
-        # The cascade looks for eyes and mouths no brighter than the cheeks: dark skin gets shaded whites.
+        # The cascade expects eyes and mouths that are no brighter than the cheeks: on dark skin, whites are shaded.
         whites = min(1.0, (float(skin.mean()) + 70) / 215)
         self.eye_white, self.teeth = np.float32(EYE_WHITE) * whites, np.float32(TEETH) * whites
         self.hair = hair
         self.strand = np.minimum(hair * np.float32((1.84, 1.83, 1.74)), hair + 46)
-        # Brows carry much of an expression: those of light hair, too, must stand out from the skin.
+        # Brows show much of an expression: light brows, too, must be darker than the skin.
         self.brow = np.minimum(hair * np.float32((1.05, 1.09, 1.13)), skin * np.float32(0.38))
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Canvas: soft shapes in face units
-# ---------------------------------------------------------------------------------------------------------
 
 
 class _Canvas:
-    """Four float32 planes (4, h, w), BGR and cover, each already multiplied by the cover.
+    """Four float32 planes (4, h, w): BGR, already multiplied by the cover, and the cover.
 
-    The person on it is upright, so a shape's mirror image is its mask flipped, which saves half the work.
+    The person on the canvas is upright. So the mirror image of a shape is the flipped mask, which saves half the work.
     """
 
     def __init__(self, unit: int, identity: Identity):
@@ -214,7 +219,7 @@ class _Canvas:
         self.planes = np.zeros((4, height, width), np.float32)
 
     def mask(self, points, blur, width, clip):
-        """(y, x, float32 mask, 0 to 1) of an outline, or of a line of the given width; None if outside."""
+        """Return (y, x, float32 mask, 0 to 1) of an outline, or of a line of the given width; None if outside."""
         points = points * self.scale + self.origin
         sigma = max(blur * self.unit, 0.4)
         step = max(1, int(sigma / 2))  # wide blurs are made on a coarse grid
@@ -231,7 +236,7 @@ class _Canvas:
             cv2.fillPoly(mask, [sixteenths], 255, cv2.LINE_AA, 4)
         else:
             thickness = width * self.unit / step
-            grey = 255 * min(1.0, thickness)  # OpenCV's thinnest line is one pixel: thinner ones are paler
+            grey = 255 * min(1.0, thickness)  # OpenCV's thinnest line is one pixel: a thinner line is drawn paler
             cv2.polylines(mask, [sixteenths], False, grey, max(1, round(thickness)), cv2.LINE_AA, 4)
         mask = cv2.GaussianBlur(mask * np.float32(1 / 255), (0, 0), sigma / step)  # faster than in uint8
         if step > 1:
@@ -273,13 +278,13 @@ class _Canvas:
         self.planes[:3] *= (1 + 0.28 * (light[0] * np.tanh(x) + light[1] * np.tanh(y))).astype(np.float32)
 
     def image(self):
-        """uint8 (h, w, 4)."""
+        """Return the picture: uint8 (h, w, 4), BGR and cover."""
         np.minimum(self.planes[:3], self.planes[3], out=self.planes[:3])
         return cv2.merge([cv2.convertScaleAbs(plane) for plane in self.planes])
 
 
 def _overlap(first, second):
-    """The product of two masks where they meet, or None."""
+    """Return the product of two masks where they overlap, or None."""
     (ay, ax, a), (by, bx, b) = first, second
     top, left = max(ay, by), max(ax, bx)
     bottom, right = min(ay + a.shape[0], by + b.shape[0]), min(ax + a.shape[1], bx + b.shape[1])
@@ -299,24 +304,23 @@ def _oval(x, y, radius_x, radius_y):
 
 @lru_cache
 def _interpolation(count):
-    """Weights (24, count) of the polynomial through `count` evenly spaced points."""
+    """Return the weights (24, count) of the polynomial through `count` evenly spaced points."""
     at = np.vander(np.linspace(0, count - 1, 24), count)
     return at @ np.linalg.inv(np.vander(np.arange(count), count))
 
 
 def _curve(*points):
-    """A smooth line (24, 2) through three or four points."""
+    """Return a smooth line (24, 2) through three or four points."""
     return _interpolation(len(points)) @ np.array(points)
 
 
 def _band(upper, lower):
-    """The outline between two lines that run in the same direction."""
+    """Return the outline between two lines that run in the same direction."""
     return np.concatenate([upper, lower[::-1]])
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Parts of a person, from back to front
-# ---------------------------------------------------------------------------------------------------------
 
 
 def _draw_bust(canvas, identity, colours):
@@ -479,7 +483,7 @@ def _draw_tooth_gaps(canvas, middle, teeth):
 
 @lru_cache(maxsize=8)
 def _bust(identity, unit):
-    """The planes of what no expression moves: hair behind, shoulders, neck and ears."""
+    """Return the planes of the parts that no expression moves: hair behind, shoulders, neck and ears."""
     canvas = _Canvas(unit, identity)
     _draw_bust(canvas, identity, _Palette(identity))
     return canvas.planes
@@ -487,7 +491,7 @@ def _bust(identity, unit):
 
 @lru_cache(maxsize=16)  # while an expression is held, every frame shows the same portrait
 def _portrait(shape, identity, unit):
-    """An upright person: uint8 (h, w, 4), BGR already multiplied by the cover, and the cover."""
+    """Return an upright person: uint8 (h, w, 4), BGR, already multiplied by the cover, and the cover."""
     canvas, colours = _Canvas(unit, identity), _Palette(identity)
     canvas.planes = _bust(identity, unit).copy()
     _draw_head(canvas, shape, identity, colours)
@@ -499,22 +503,21 @@ def _portrait(shape, identity, unit):
     return canvas.image()
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # One person in a frame
-# ---------------------------------------------------------------------------------------------------------
 
 
 def expression_shape(expression: str | Mapping[str, float]) -> Shape:
-    """The shape of an expression or of a mixture of expressions.
+    """Return the shape of an expression or of a mixture of expressions.
 
     Args:
-        expression: one of EXPRESSIONS, or weights such as {"happy": 0.4, "sad": 0.2}; the rest to 1 is neutral.
+        expression: One of EXPRESSIONS, or weights such as {"happy": 0.4, "sad": 0.2}; neutral has the rest, here 0.4.
 
     Returns:
-        A Shape.
+        The shape, all numbers mixed by weight.
 
     Raises:
-        ValueError: a name is not one of EXPRESSIONS.
+        ValueError: A name is not one of EXPRESSIONS.
     """
     weights = expression if isinstance(expression, Mapping) else {expression: 1.0}
     unknown = [name for name in weights if name not in SHAPES]
@@ -526,15 +529,15 @@ def expression_shape(expression: str | Mapping[str, float]) -> Shape:
 
 
 def face_box(centre: tuple[float, float], size: float) -> tuple[int, int, int, int]:
-    """The box of a face that `draw_face` draws at this centre and size.
+    """Return the box of a face that `draw_face` draws at this centre and size.
 
-    It stands for the box that OpenCV's haarcascade_frontalface_default finds: on neutral faces their mean
-    overlap (intersection over union) is 0.97 for the default identity and 0.92 for random ones; with other
-    expressions, above all angry and disgust, the cascade's box is 5 to 10 % smaller.
+    OpenCV's haarcascade_frontalface_default finds nearly the same box. On neutral faces, the mean overlap of the two
+    boxes (intersection over union) is 0.97 for the default identity and 0.92 for random people. With other
+    expressions, mainly angry and disgust, the cascade's box is 5 to 10 % smaller.
 
     Args:
-        centre: x, y of the box's centre in pixels.
-        size: side of the box in pixels.
+        centre: The x and y of the box's centre in pixels.
+        size: Side of the box in pixels.
 
     Returns:
         x, y, width, height in pixels.
@@ -551,21 +554,21 @@ def draw_face(
     size: float | None = None,
     tilt: float = 0.0,
 ) -> np.ndarray:
-    """Draw a person with an expression on a copy of a frame; call it again with the result to draw another.
+    """Draw a person with an expression on a copy of a frame; for a second person, draw on the result.
 
     Args:
-        expression: one of EXPRESSIONS, or weights such as {"happy": 0.4, "neutral": 0.6}.
-        identity: who is drawn.
-        frame: uint8 (h, w, 3), BGR; by default a plain 640x480 backdrop.
-        centre: x, y of the middle of the face's box in pixels; by default the middle of the frame.
-        size: side of the face's box in pixels (see `face_box`); by default 0.63 of the frame's height.
-        tilt: radians, clockwise.
+        expression: One of EXPRESSIONS, or weights such as {"happy": 0.4, "neutral": 0.6}.
+        identity: The person.
+        frame: The picture to draw on, uint8 (h, w, 3), BGR; by default a plain 640x480 backdrop.
+        centre: The x and y of the middle of the face's box in pixels; by default the middle of the frame.
+        size: Side of the face's box in pixels (see `face_box`); by default 0.63 of the frame's height.
+        tilt: Radians, clockwise.
 
     Returns:
         uint8 (h, w, 3), BGR.
 
     Raises:
-        ValueError: an unknown expression, a frame of another kind, or a size that is not positive.
+        ValueError: An unknown expression, a frame of another kind, or a size that is not positive.
     """
     shape = expression_shape(expression)
     frame = backdrop((640, 480)) if frame is None else frame
@@ -583,7 +586,7 @@ def draw_face(
 
 def _paste(frame, shape, identity, centre, unit, tilt):
     """Turn, scale and blend a portrait into a frame, in place."""
-    # Steps of 16 so that a face that slowly comes nearer is not drawn anew for every frame.
+    # In steps of 16, so that a face that slowly comes nearer is not drawn again for every frame.
     portrait_unit = min(16 * -(-unit // 16), MAX_UNIT)
     portrait = _portrait(shape, identity, int(portrait_unit))
     scale = unit / portrait_unit
@@ -593,22 +596,22 @@ def _paste(frame, shape, identity, centre, unit, tilt):
     offset = np.array(centre) - 0.5 - turn @ anchor
 
     height, width = portrait.shape[:2]
-    floor = height + frame.shape[0] / scale  # below the frame, because the shirt goes on
+    floor = height + frame.shape[0] / scale  # below the frame, because the shirt continues
     corners = np.array([(0, 0), (width, 0), (0, floor), (width, floor)]) @ turn.T + offset
     x0, y0 = np.maximum(np.floor(corners.min(axis=0)), 0).astype(int)
     x1 = min(int(np.ceil(corners[:, 0].max())), frame.shape[1])
     if x1 <= x0 or y0 >= frame.shape[0]:
         return
-    roi = frame[y0:, x0:x1]  # down to the frame's edge: repeating the portrait's last row continues the shirt
-    placed = cv2.warpAffine(
+    roi = frame[y0:, x0:x1]  # down to the frame's edge: the portrait's last row is repeated, and continues the shirt
+    turned = cv2.warpAffine(
         portrait,
         np.column_stack([turn, offset - (x0, y0)]),
         (roi.shape[1], roi.shape[0]),
         borderMode=cv2.BORDER_REPLICATE,
     )
-    uncovered = cv2.cvtColor(cv2.bitwise_not(placed[..., 3]), cv2.COLOR_GRAY2BGR)
+    uncovered = cv2.cvtColor(cv2.bitwise_not(turned[..., 3]), cv2.COLOR_GRAY2BGR)
     behind = cv2.multiply(roi, uncovered, scale=1 / 255)
-    cv2.add(behind, cv2.cvtColor(placed, cv2.COLOR_BGRA2BGR), dst=roi)
+    cv2.add(behind, cv2.cvtColor(turned, cv2.COLOR_BGRA2BGR), dst=roi)
 
 
 @lru_cache(maxsize=4)
@@ -620,10 +623,10 @@ def _backdrop(width, height):
 
 
 def backdrop(size: tuple[int, int]) -> np.ndarray:
-    """A grey wall.
+    """Return a grey wall.
 
     Args:
-        size: width, height in pixels.
+        size: Width, height in pixels.
 
     Returns:
         uint8 (height, width, 3), BGR.
@@ -631,31 +634,30 @@ def backdrop(size: tuple[int, int]) -> np.ndarray:
     return _backdrop(*size).copy()
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # A camera
-# ---------------------------------------------------------------------------------------------------------
 
 
 class DrawnFaceCapture:
-    """Looks like cv2.VideoCapture: people who move slowly and change their expression, the same in every run.
+    """A camera of drawn people, who move slowly and change their expression; the same frames in every run.
 
-    `read` does not wait: who shows the frames paces them.
+    It has the methods of cv2.VideoCapture. `read` does not wait: the caller shows each frame at the right time.
 
     Args:
-        fps: frames per second of the time that passes in the picture.
-        size: width, height in pixels.
-        hold: seconds that an expression is held.
-        blend: seconds that it takes to change to the next.
-        order: expressions, shown one after the other, again and again.
-        frames: how many frames there are; None for no end.
-        identities: the people, from left to right; all show the same expression.
+        fps: Frames per second of the time that passes in the picture.
+        size: Width, height in pixels.
+        hold: Seconds that an expression is held.
+        blend: Seconds that it takes to change to the next.
+        order: Expressions, shown one after the other, again and again.
+        frames: How many frames there are; None for no end.
+        identities: The people, from left to right; all show the same expression.
 
     Attributes:
-        expected: the expression in the frame read last; None while it changes, and before the first frame.
-        boxes: x, y, width, height of the faces in the frame read last, one per identity.
+        expected: The expression in the frame read last; None while it changes, and before the first frame.
+        boxes: The x, y, width and height of the faces in the frame read last, one per identity.
 
     Raises:
-        ValueError: an unknown expression, no expression, nobody, or a number out of range.
+        ValueError: An unknown expression, no expression, nobody, or a number out of range.
     """
 
     def __init__(
@@ -691,7 +693,7 @@ class DrawnFaceCapture:
         self._noise = cv2.cvtColor(np.clip(noise, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
 
     def read(self) -> tuple[bool, np.ndarray | None]:
-        """The next frame.
+        """Return the next frame.
 
         Returns:
             True and the frame, uint8 (height, width, 3), BGR; or False and None after the last frame.
@@ -710,7 +712,7 @@ class DrawnFaceCapture:
         return True, self._add_noise(frame)
 
     def _expression(self, time):
-        """(the expression held, or None; the weights to draw)."""
+        """Return (the expression that is held, or None; the weights to draw)."""
         step, since = divmod(time, self.hold + self.blend)
         now, then = (self.order[(int(step) + i) % len(self.order)] for i in (0, 1))
         if since <= self.hold or now == then:
@@ -720,10 +722,10 @@ class DrawnFaceCapture:
         return None, {now: 1 - x, then: x}
 
     def _pose(self, index, time):
-        """(centre, size, tilt) of one person's face; neighbours move out of step."""
+        """Return (centre, size, tilt) of one person's face; neighbours move at different times."""
         width, height = self.size
         slot, time = width / len(self.identities), time + 2.0 * index
-        size = min(0.55 * height, 0.63 * slot)  # leaves room beside the face for what is written there
+        size = min(0.55 * height, 0.63 * slot)  # leaves room for text beside the face
         x = (index + 0.5) * slot + 0.13 * size * np.sin(0.9 * time)
         y = 0.49 * height + 0.04 * size * np.sin(1.3 * time)
         return (x, y), size * (1 + 0.09 * np.sin(0.5 * time)), 0.05 * np.sin(0.7 * time)
@@ -734,7 +736,7 @@ class DrawnFaceCapture:
         return cv2.subtract(cv2.add(frame, noise), (NOISE_LEVEL,) * 3)
 
     def get(self, prop: int) -> float:
-        """CAP_PROP_FPS, FRAME_WIDTH, FRAME_HEIGHT, FRAME_COUNT or POS_FRAMES; 0 for others and for no end."""
+        """Return CAP_PROP_FPS, FRAME_WIDTH, FRAME_HEIGHT, FRAME_COUNT or POS_FRAMES; 0 for others and for no end."""
         return float(
             {
                 cv2.CAP_PROP_FPS: self.fps,
@@ -746,17 +748,16 @@ class DrawnFaceCapture:
         )
 
     def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
-        """Whether frames can be read: until `release`."""
+        """Return whether frames can be read: True until `release`."""
         return self._open
 
     def release(self) -> None:
-        """Close it: `read` then gives False and None."""
+        """Close the camera: from then on, `read` returns False and None."""
         self._open = False
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # A data set
-# ---------------------------------------------------------------------------------------------------------
 
 
 def draw_dataset(
@@ -765,16 +766,16 @@ def draw_dataset(
     """Draw a small data set that looks like FER2013: another person, light and pose in every image.
 
     Args:
-        image_size: height, width in pixels.
-        seed: the same seed gives the same images.
-        per_emotion: images per emotion and split; by default 100, 20 and 20.
+        image_size: Height, width in pixels.
+        seed: The same seed gives the same images.
+        per_emotion: Images per emotion and split; by default 100, 20 and 20.
 
     Returns:
         "Training", "PublicTest" and "PrivateTest", each with faces, uint8 (n, height, width, 1), and
         emotions, int64 (n,), the positions in EXPRESSIONS, in random order.
 
     Raises:
-        ValueError: an unknown split.
+        ValueError: An unknown split.
     """
     per_emotion = IMAGES_PER_EMOTION if per_emotion is None else per_emotion
     unknown = [split for split in per_emotion if split not in IMAGES_PER_EMOTION]
@@ -790,14 +791,14 @@ def draw_dataset(
 def _draw_split(image_size, per_emotion, rng):
     emotions = rng.permutation(np.repeat(np.arange(len(EXPRESSIONS), dtype=np.int64), per_emotion))
     faces = np.empty((len(emotions), *image_size, 1), np.uint8)
-    # Chances of its own for each, so that the people are the same whatever the size.
-    for face, emotion, own in zip(faces, emotions, rng.spawn(len(faces)), strict=True):
-        face[..., 0] = _draw_sample(EXPRESSIONS[emotion], image_size, own)
+    # Each face has a random generator to itself, so that the people are the same whatever the image size.
+    for face, emotion, face_rng in zip(faces, emotions, rng.spawn(len(faces)), strict=True):
+        face[..., 0] = _draw_sample(EXPRESSIONS[emotion], image_size, face_rng)
     return faces, emotions
 
 
 def _draw_sample(emotion, image_size, rng):
-    """uint8 (h, w): somebody's face as a detector would crop it, drawn twice as large and shrunk."""
+    """Return uint8 (h, w): a random person's face as a detector would crop it, drawn twice as large and shrunk."""
     side = 2 * max(image_size)
     blotches = rng.uniform(20, 235) + rng.normal(0, 30, (4, 4, 3))
     scene = cv2.resize(np.clip(blotches, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
@@ -817,16 +818,15 @@ def _draw_sample(emotion, image_size, rng):
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # The contact sheet
-# ---------------------------------------------------------------------------------------------------------
 
 
 def draw_contact_sheet(identities: Sequence[Identity]) -> np.ndarray:
-    """The seven expressions of several people.
+    """Draw the seven expressions of several people.
 
     Args:
-        identities: one per row.
+        identities: One per row.
 
     Returns:
         uint8 (h, w, 3), BGR.
@@ -848,19 +848,23 @@ def _write(picture, text, position):
     cv2.putText(picture, text, position, cv2.FONT_HERSHEY_SIMPLEX, 0.6, (240, 240, 240), 1, cv2.LINE_AA)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the contact sheet; returns the exit status."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the default is the setting at the top."""
     parser = Parser(description="Write a contact sheet of drawn faces (drawings, not people).")
-    picture = Path(__file__).resolve().parent / "output" / "drawn_faces.png"
-    parser.add_argument("--output", type=Path, default=picture, help="picture file (%(default)s)")
-    output = parser.parse_args(argv).output
-    if not cv2.haveImageWriter(str(output)):
-        raise UserError(f"--output must be a picture's name, such as faces.png; got {output}")
+    parser.add_argument("--output", type=Path, default=output, help="the picture's file (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the contact sheet; return the exit status."""
+    path = parse_args(argv).output
+    if not cv2.haveImageWriter(str(path)):
+        raise UserError(f"--output must be a picture's name, such as faces.png; found {path}: choose another name")
     rng = np.random.default_rng(5)
     sheet = draw_contact_sheet([DEFAULT_IDENTITY, *(Identity.random(rng) for _ in range(5))])
-    with replacing(output) as partial:
-        cv2.imwrite(str(partial), sheet)
-    print(f"wrote {output}: drawings of the seven expressions, no evidence of accuracy on people")
+    with replacing(path) as partial:
+        partial.write_bytes(cv2.imencode(path.suffix, sheet)[1])
+    print(f"wrote {path}: drawings of the seven expressions, no evidence of accuracy on people")
     return 0
 
 

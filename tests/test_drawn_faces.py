@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import drawn_faces
+from command_line import UserError, exit_status
 from drawn_faces import (
     SHAPES,
     DrawnFaceCapture,
@@ -52,13 +53,12 @@ def dataset():
     return draw_dataset()
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # draw_face, face_box, Identity
-# ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_emotion_has_a_shape():
-    assert tuple(SHAPES) == EMOTIONS
+def test_the_expressions_are_the_emotions_of_fer2013_in_its_order():
+    assert tuple(SHAPES) == drawn_faces.EXPRESSIONS == EMOTIONS
 
 
 @pytest.mark.parametrize("expression", EMOTIONS)
@@ -120,6 +120,7 @@ def test_a_mixture_lies_between_its_expressions():
 def test_unknown_expression_names_the_rule_the_value_and_the_choices(expression):
     with pytest.raises(ValueError, match="an expression must be one of .*'joy'") as error:
         draw_face(expression)
+    assert not isinstance(error.value, UserError)  # a bug of the caller
     assert all(emotion in str(error.value) for emotion in EMOTIONS)
 
 
@@ -180,9 +181,8 @@ def test_random_people_vary_and_repeat_with_the_seed():
     assert any(who.hair_volume == 0 for who in crowd) and any(who.hair_length > 0 for who in crowd)
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # DrawnFaceCapture
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_capture_ends_after_its_frames_and_on_release():
@@ -271,9 +271,8 @@ def test_capture_refuses_wrong_settings(changes, message):
         DrawnFaceCapture(**changes)
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # draw_dataset, main
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_dataset_has_fer2013s_form_and_is_balanced(dataset):
@@ -334,10 +333,19 @@ def test_main_writes_a_contact_sheet(tmp_path, capsys):
     assert width == 7 * 200 and height > 3 * 200
 
 
-def test_main_refuses_what_is_no_picture(tmp_path):
-    with pytest.raises(ValueError, match=r"--output must be a picture's name, such as faces.png; got .*sheet.txt"):
-        main(["--output", str(tmp_path / "sheet.txt")])
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("name", ["sheet.txt", "sheet"])
+def test_main_refuses_what_is_no_picture(tmp_path, capsys, name):
+    told = rf"--output must be a picture's name, such as faces.png; found .*{name}: choose another name"
+    with pytest.raises(UserError, match=told):
+        main(["--output", str(tmp_path / name)])
+    assert exit_status(main, ["--output", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_main_says_where_it_cannot_write(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="sheet.png can't be written"):
+        main(["--output", str(tmp_path / "file" / "sheet.png")])
 
 
 def test_importing_needs_no_network_library():
