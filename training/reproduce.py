@@ -36,7 +36,7 @@ only = []                      # names of steps to run, together with the steps 
 dataset = None                 # path of FER2013, or drawn; None: where the training script looks for FER2013
 votes = ROOT / "fer2013" / "fer2013new.csv"    # path of FER+'s votes
 output_dir = ROOT / "output" / "reproduced"    # gets one folder per step
-epochs = None                  # passes over Training in each step, to see that it works; None: those of the table
+epochs = "auto"                # passes over Training in each step, for a first try; auto: those of the table
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dataset", default=dataset, metavar="PATH", help="FER2013, or drawn (default: as the training script)")
     add("--votes", type=Path, default=votes, metavar="FILE", help="FER+'s fer2013new.csv (default: %(default)s)")
     add("--output-dir", type=Path, default=output_dir, metavar="DIR", help="one folder per step (default: %(default)s)")
-    add("--epochs", type=number_in_range(int, 1), default=epochs, metavar="N", help="of each step, for a first try")
+    add(
+        "--epochs",
+        type=number_in_range(int, 1, auto=True),
+        default=epochs,
+        metavar="N",
+        help="of each step; auto: varies",
+    )
     return parser.parse_args(argv)
 
 
@@ -143,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         print(format_steps(steps, args.output_dir))
         return 0
-    return run_steps(steps, args.output_dir, args.dataset, args.votes, args.epochs)
+    fixed_epochs = None if args.epochs == "auto" else args.epochs
+    return run_steps(steps, args.output_dir, args.dataset, args.votes, fixed_epochs)
 
 
 def with_needed(names: Collection[str]) -> list[Step]:
