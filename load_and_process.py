@@ -185,8 +185,7 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
 
     Faces of up to IN_MEMORY bytes are in memory. More faces stay in the cache's file, as a read-only `np.memmap`:
     `faces[indices]` works as for any array, and the faces may need more space than the memory has. The system counts
-    the parts of the file that were read in this process's resident memory (RSS), but needs no swap for these parts: it
-    drops them when another program needs the memory.
+    the parts of the file that were read as memory of this process (RSS), and drops these parts when memory is short.
 
     Args:
         dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz);
@@ -237,17 +236,19 @@ def find_source(dataset_path: str | Path) -> Path:
             is of another kind; or the folder holds no data set, or several.
     """
     path = Path(dataset_path).expanduser()
-    if path.is_file():
+    with reading(path):
+        is_file, exists = path.is_file(), path.exists()
+    if is_file:
         if not path.name.lower().endswith(CSV_SUFFIXES):
             raise UserError(
                 f"{path}: a data set must be a folder or end in {', '.join(CSV_SUFFIXES)}; found "
                 f"{path.suffix or 'no suffix'}: unpack it, and name what was inside"
             )
         return path
-    folder = path.parent if path.resolve() == FER2013_CSV.resolve() and not path.exists() else path
+    folder = path.parent if path.resolve() == FER2013_CSV.resolve() and not exists else path
     if folder.is_dir():
-        own = _data_in(folder)
-        found = [own] if own else [data for child in _subfolders(folder) if (data := _data_in(child))]
+        in_folder = _data_in(folder)
+        found = [in_folder] if in_folder else [data for child in _subfolders(folder) if (data := _data_in(child))]
         if len(found) == 1:
             return found[0]
         if found or folder == path:

@@ -209,6 +209,24 @@ def test_a_mistyped_path_is_told_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_what_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    """A file, a folder and a path that the system refuses; an administrator may read everything."""
+    path, opener = write_csv(tmp_path), Path.open
+
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with pytest.raises(UserError, match="x can't be read .File name too long.: correct the path"):
+        load_fer2013_data(tmp_path / ("x" * 300), SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode="r": refuse(path) if mode == "rb" else opener(path, mode))
+        assert_refused(path, "can't be read .Permission denied.: correct the path or its permissions")
+    write_image(tmp_path / "faces" / "train" / "happy" / "a.png", grey(1))
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(UserError, match="happy can't be read .Permission denied.: correct the path"):
+        load_fer2013_data(tmp_path / "faces", SIZE)
+
+
 @pytest.mark.parametrize("size", [(0, 48), (48, -1), 48, (48.0, 48)])
 def test_refuses_an_impossible_image_size(tmp_path, size):
     with pytest.raises(ValueError, match="image_size must be height and width, 1 pixel or more"):
@@ -539,8 +557,7 @@ def test_a_damaged_cache_is_rebuilt_in_silence(source, monkeypatch, capsys, suff
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz"])
-@pytest.mark.parametrize("in_memory", [0, lp.IN_MEMORY])
+@pytest.mark.parametrize(("suffix", "in_memory"), [(".npy", 0), (".npy", lp.IN_MEMORY), (".npz", lp.IN_MEMORY)])
 def test_every_flipped_byte_of_a_cache_is_noticed_or_harmless(tmp_path, monkeypatch, suffix, in_memory):
     monkeypatch.setattr(lp, "IN_MEMORY", in_memory)
     path = write_csv(tmp_path)
