@@ -219,11 +219,15 @@ def test_what_may_not_be_read_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="x can't be read .File name too long.: correct the path"):
         load_fer2013_data(tmp_path / ("x" * 300), SIZE)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda path, mode="r": refuse(path) if mode == "rb" else opener(path, mode))
+        patch.setattr(
+            Path,
+            "open",
+            lambda path, mode="r", *rest, **kwargs: (refuse if mode == "rb" else opener)(path, mode, *rest, **kwargs),
+        )
         assert_refused(path, "can't be read .Permission denied.: correct the path or its permissions")
     write_image(tmp_path / "faces" / "train" / "happy" / "a.png", grey(1))
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(UserError, match="happy can't be read .Permission denied.: correct the path"):
+    with pytest.raises(UserError, match="faces.* can't be read .Permission denied.: correct the path"):
         load_fer2013_data(tmp_path / "faces", SIZE)
 
 
