@@ -8,7 +8,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from test_checkpoint import make_keras_2
+from test_checkpoint import compile_here, make_keras_2  # noqa: F401, a fixture
 
 from command_line import UserError
 from drawn_faces import DrawnFaceCapture, Identity, draw_face, face_box
@@ -20,6 +20,7 @@ from models.checkpoint import compile_checkpoint, load_checkpoint, save_checkpoi
 from models.classifier import GRID, PATTERNS, EmotionClassifier, crop_faces
 from models.cnn import NETWORKS
 
+pytestmark = pytest.mark.usefixtures("compile_here")  # test_checkpoint.py compiles as users do
 MODEL = Path(module.__file__).with_name("mini_XCEPTION.hdf5")
 CELL = (8, 6)  # pixels; of the networks below, whose input is one such cell per part of the heat map
 

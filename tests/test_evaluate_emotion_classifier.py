@@ -11,6 +11,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from test_checkpoint import compile_here  # noqa: F401, a fixture
 
 import drawn_faces
 import evaluate_emotion_classifier as evaluation
@@ -411,6 +412,7 @@ def test_a_checkpoint_that_names_no_emotions_has_fer2013s(networks, folder, tmp_
     assert result["network"] == "first"  # the name that Keras keeps
 
 
+@pytest.mark.usefixtures("compile_here")
 def test_heat_maps_are_worth_what_hiding_their_hottest_part_costs(networks, few, tmp_path, capsys):
     mini = SCRIPT.with_name("models") / "mini_XCEPTION.hdf5"
     arguments = ["--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path, "--heat-maps"]
