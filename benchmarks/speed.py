@@ -6,9 +6,9 @@
     python benchmarks/speed.py --only training stream hosts              # a quarter of an hour more; hosts: with JAX
 
 The plain way is that of most small programs of this kind: pandas and `int()` for every pixel; Keras inside the live
-program, faces sought at full detail in frames 300 pixels wide, and a `model.predict` for every face.  Both live programs
-read the same clips of drawn faces, each in a process of its own.  The figures are medians; a ratio says how many times
-better our way is; a bar is what we hold ourselves to.  Nothing else should run on the machine.
+program, faces sought at full detail in frames 300 pixels wide, and a `model.predict` for every face.  Both ways read
+the same clips of drawn faces, each in a process of its own.  The figures are medians.  A ratio says how many times
+better our way is.  A bar is what we hold ourselves to.  Nothing else should run on the machine.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from importlib import metadata, util
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from timeit import repeat, timeit
+from timeit import repeat
 from typing import Any, NamedTuple
 
 import cv2
@@ -143,11 +143,11 @@ CALL += "print(json.dumps(getattr(speed, sys.argv[1])(*json.loads(sys.argv[2])))
 
 
 class Run(NamedTuple):
-    """What a process took, from its start to its end (memory: resident, 1e6 bytes; NaN on Windows), and gave."""
+    """What a process took from its start to its end, and what it gave."""
 
     seconds: float
-    peak_mb: float
-    value: Any
+    peak_mb: float  # resident memory, 1e6 bytes; NaN on Windows
+    value: Any  # what the function returned, or the last line of what the command printed
 
 
 def run(folder: Path, *command: str | Path, **environment: str) -> Run:
@@ -170,7 +170,7 @@ def call(folder: Path, function: Callable, *arguments: Any, **environment: str) 
 
 
 # ----------------------------------------------------------------------------------------------------------
-# Reading the CSV
+# Sections
 
 
 def measure_csv(folder: Path, args: argparse.Namespace) -> Result:
@@ -224,10 +224,6 @@ def time_our_csv(path: str) -> list[float]:
     return repeat(lambda: load_fer2013_data(path), number=1, repeat=2)
 
 
-# ----------------------------------------------------------------------------------------------------------
-# Training
-
-
 def measure_training(folder: Path, args: argparse.Namespace) -> Result:
     """Training each network: in float32, and in the precision that the script chooses."""
     images, figures = write_images(folder / "images", args.training_images), []
@@ -240,7 +236,7 @@ def measure_training(folder: Path, args: argparse.Namespace) -> Result:
 def measure_stream(folder: Path, args: argparse.Namespace) -> Result:
     """Training on a folder of images: from memory, and from the cache's file."""
     images, runs = write_images(folder / "streamed", 4 * args.training_images), {False: [], True: []}
-    decoding_s = timeit(lambda: load_fer2013_data(images), number=1)
+    (decoding_s,) = repeat(lambda: load_fer2013_data(images), number=1, repeat=1)
     for mapped in (False, True) * args.repetitions:
         runs[mapped].append(train_briefly(folder, images, "tiny_XCEPTION", mapped=mapped))
     rates = [median(run.value[0] for run in each) for each in runs.values()]
@@ -258,7 +254,9 @@ def measure_hosts(folder: Path, args: argparse.Namespace, networks: Sequence[str
     for network in networks:
         # One thread that computes.  Tied to one core, it would wait for what the exchange does on that core.
         train_on_jax = partial(train_briefly, folder, images, network, KERAS_BACKEND="jax", PJRT_NPROC="1")
-        one, hosts = train_on_jax(), f"127.0.0.1:{free_port()},127.0.0.1"
+        one = train_on_jax()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            hosts = f"127.0.0.1:{free.getsockname()[1]},127.0.0.1"
         with ThreadPoolExecutor() as threads:
             two = [threads.submit(train_on_jax, "--hosts", hosts, "--host-index", index) for index in range(2)]
         figures.append((f"training {network}", "faces/s", one.value[0], two[0].result().value[0], ""))
@@ -276,12 +274,6 @@ def write_images(folder: Path, count: int) -> Path:
     return folder
 
 
-def free_port() -> int:
-    """Return a port at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 def train_briefly(folder: Path, images: Path, network: str, *flags: Any, mapped=False, **environment: str) -> Run:
     """Let a new process train for two epochs; the value of the run is what `train` returns."""
     argv = ["--dataset", images, "--network", network, "--output-dir", folder / "trained", "--epochs", 2, *flags]
@@ -289,7 +281,12 @@ def train_briefly(folder: Path, images: Path, network: str, *flags: Any, mapped=
 
 
 def train(argv: Sequence[str], mapped: bool) -> tuple[float, bool]:
-    """Train with faces in memory, or mapped from the cache's file; return faces/s of the last epoch, and which it was."""
+    """Train; return the faces/s of the last epoch, and whether the faces were mapped from the cache's file.
+
+    Args:
+        argv: Flags of the trainer.
+        mapped: Whether the faces are to be mapped from the cache's file; else they are to be in memory.
+    """
     import load_and_process
     import train_emotion_classifier as trainer
 
@@ -302,10 +299,6 @@ def train(argv: Sequence[str], mapped: bool) -> tuple[float, bool]:
     with open(args.output_dir / f"{args.network}.log.csv", newline="") as file:
         *_, last = csv.DictReader(file)
     return len(batches.train_indices) / float(last["seconds"]), isinstance(batches.faces, np.memmap)
-
-
-# ----------------------------------------------------------------------------------------------------------
-# Live
 
 
 def measure_start(folder: Path, args: argparse.Namespace) -> Result:
@@ -324,29 +317,23 @@ def measure_memory(folder: Path, args: argparse.Namespace) -> Result:
     return "at its peak, on the clip of `video`", [("resident memory, live", "MB", *peaks_mb, "250 MB")]
 
 
-def measure_video(folder: Path, args: argparse.Namespace) -> Result:
-    """Frames per second on an ordinary clip."""
-    rates, found = live_rates(folder, args, 100)
-    note = f"read from mp4, faces found, named, drawn and written to a CSV, no window; {found}"
-    return note, [("640x480, one face, mini_XCEPTION", "frames/s", *rates, "ratio 6")]
-
-
-def measure_ensemble(folder: Path, args: argparse.Namespace) -> Result:
-    """Frames per second on a large clip with five faces and five networks."""
-    models = [MODEL.with_stem(network) for network in NETWORKS]
-    rates, found = live_rates(folder, args, 10, models=models, size=(1280, 720), people=5)
-    return f"as video; {found}", [("1280x720, five faces, five networks", "frames/s", *rates, "30 frames/s")]
-
-
-def live_rates(folder: Path, args: argparse.Namespace, plain_frames: int, **clip: Any) -> tuple[list[float], str]:
-    """Return both ways' frames/s without the start, which is what frames beyond the first one take, and a note."""
+def measure_video(
+    folder: Path,
+    args: argparse.Namespace,
+    what: str = "640x480, one face, mini_XCEPTION",
+    bar: str = "ratio 6",
+    plain_frames: int = 100,
+    **clip: Any,
+) -> Result:
+    """Frames per second without the start, which is what the frames beyond the first one take."""
     run_live("ours", folder, 1, **clip)  # compiles the networks, where nobody did so before
     frames, rates, found = args.clip_s * CLIP_FPS, [], []
     for way, n in (("plain", min(frames, plain_frames)), ("ours", frames)):
         first, all_ = ([run_live(way, folder, m, **clip) for _ in range(args.repetitions)] for m in (1, n))
         rates.append((n - 1) / (median(run.seconds for run in all_) - median(run.seconds for run in first)))
         found.append(f"{all_[0].value:.3g} {way}")
-    return rates, f"faces found per frame: {', '.join(found)}"
+    note = "read from mp4, faces found, named, drawn and written to a CSV, no window; faces found per frame: "
+    return note + ", ".join(found), [(what, "frames/s", *rates, bar)]
 
 
 def run_live(way: str, folder: Path, frames: int, models=(MODEL,), size=(640, 480), people=1) -> Run:
@@ -407,16 +394,11 @@ def plain_live(clip: str, table: str, models: Sequence[str]) -> None:
             number += 1
 
 
-# ----------------------------------------------------------------------------------------------------------
-# One face
-
-
 def measure_face(folder: Path, args: argparse.Namespace) -> Result:
     """One face through mini_XCEPTION."""
     share = 0.1 if args.quick else 1.0
     predict, multiply_adds = call(folder, time_predict, MODEL, share).value
-    ours, alone = call(folder, time_our_face, MODEL, share).value
-    peak = call(folder, measure_core, share, **ONE_THREAD).value
+    ours, alone, peak = call(folder, time_our_face, MODEL, share, **ONE_THREAD).value
     floor = 2 * multiply_adds / peak
     note = (
         "plain is `model.predict` of a face that is ready, (1, 48, 48, 1); ours begins with the frame and the box: "
@@ -446,11 +428,15 @@ def time_predict(model: str, share: float) -> tuple[float, int]:
 
     network = keras.models.load_model(model, compile=False)
     face = np.random.default_rng(0).uniform(-1, 1, (1, 48, 48, 1)).astype("float32")
-    return median(seconds_of(lambda: network.predict(face, verbose=0), 100 * share)), count_multiply_adds(network)
+    seconds = repeat(lambda: network.predict(face, verbose=0), number=1, repeat=round(100 * share))
+    return median(seconds), count_multiply_adds(network)
 
 
-def time_our_face(model: str, share: float) -> tuple[float, float]:
-    """Return the median seconds from frame and box to probabilities, and those of the network alone."""
+def time_our_face(model: str, share: float) -> tuple[float, float, float]:
+    """Return the median seconds from frame and box to probabilities, those of the network alone, and a core's FLOP/s.
+
+    FLOP/s are the most floating-point operations per second in a float32 matrix product; with ONE_THREAD, of one core.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     from models.checkpoint import compile_checkpoint
@@ -461,24 +447,11 @@ def time_our_face(model: str, share: float) -> tuple[float, float]:
     classify = EmotionClassifier([model])
     network = Interpreter(str(compile_checkpoint(model)), num_threads=1)
     network.allocate_tensors()
-    return median(seconds_of(lambda: classify(frame, boxes), 10000 * share)), median(
-        seconds_of(network.invoke, 20000 * share)
-    )
-
-
-def measure_core(share: float) -> float:
-    """Return the most floating-point operations per second in float32 matrix products; of one core with ONE_THREAD."""
     left, right = np.random.default_rng(0).random((2, 1024, 1024), np.float32)
-    return 2 * 1024**3 / min(seconds_of(lambda: left @ right, 100 * share))
-
-
-def seconds_of(function: Callable, calls: float) -> list[float]:
-    """Return the seconds of each of so many calls; five more calls come first and don't count."""
-    return repeat(function, number=1, repeat=5 + round(calls))[5:]
-
-
-# ----------------------------------------------------------------------------------------------------------
-# From the camera to the window
+    whole = repeat(lambda: classify(frame, boxes), number=1, repeat=round(10_000 * share))
+    alone = repeat(network.invoke, number=1, repeat=round(20_000 * share))
+    product = repeat(lambda: left @ right, number=1, repeat=round(100 * share))
+    return median(whole), median(alone), 2 * 1024**3 / min(product)
 
 
 def measure_delay(folder: Path, args: argparse.Namespace) -> Result:
@@ -555,7 +528,15 @@ SECTIONS = {
     "start": measure_start,
     "face": measure_face,
     "video": measure_video,
-    "ensemble": measure_ensemble,
+    "ensemble": partial(
+        measure_video,
+        what="1280x720, five faces, five networks",
+        bar="30 frames/s",
+        plain_frames=10,
+        models=[MODEL.with_stem(network) for network in NETWORKS],
+        size=(1280, 720),
+        people=5,
+    ),
     "memory": measure_memory,
     "delay": measure_delay,
 }
