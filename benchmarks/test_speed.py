@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,7 +174,7 @@ def test_training_on_two_hosts(tmp_path):
     pytest.importorskip("jax", reason="several hosts train on JAX")
     args = SimpleNamespace(training_images=1000)
     _, [(what, unit, one, two, _)] = speed.measure_hosts(tmp_path, args, networks=["tiny_XCEPTION"])
-    assert (what, unit) == ("training tiny_XCEPTION", "faces/s") and 1 < one and 1 < two < 3 * one
+    assert (what, unit) == ("training tiny_XCEPTION", "faces/s") and one > 1 and 1 < two < 3 * one
     assert (tmp_path / "trained" / "tiny_XCEPTION.log.csv").read_text().count("\n") == 3
 
 
