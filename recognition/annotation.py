@@ -3,14 +3,18 @@
 Importing this module imports neither TensorFlow nor Keras.
 """
 
+import itertools
 import math
 import unicodedata
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from load_and_process import EMOTIONS
 from recognition.tracking import Box, Face, shared_area
 
 Colour = tuple[int, int, int]  # BGR
@@ -35,6 +39,26 @@ PALETTE += [
     for colour in PALETTE
 ]
 WHITE, GREY, BLACK, RED = (255, 255, 255), (190, 190, 190), (0, 0, 0), (60, 60, 230)
+GROUND = (40, 40, 40)  # of the margin that a picture gets for the panel
+BARS_LEFT_OUT = "no room for bars"  # the note where the panel would hide a face
+SMALLEST_WITH_PANEL = 160  # pixels, the shorter side of the smallest picture with a panel
+
+# Scales of text; at 1, letters are as large as suits a picture of 640x480.
+SMALLEST_TEXT = 0.5  # of the panel and of the help
+PANEL_SIZES = (1, 0.8, 0.65, 0.5)  # of panels without the small graph, as shares of the usual size
+SMALLEST_LABEL, LEAST_LABEL = (
+    0.65,
+    0.45,
+)  # of a small face's label: at least the first, and this share of the usual size
+TIGHT_LABEL = 0.8  # share of that, where there is little room
+UNIT_STEP = 0.05  # so that the text of a moving face does not tremble
+
+# Where a label can be, best first: (from top to bottom, from left to right).
+OUTSIDE = [(row, column) for column in ("left", "right", "middle") for row in ("above", "below")]
+BESIDE = [(row, column) for column in ("after", "before") for row in ("bottom", "top")]
+INSIDE = [(row, column) for row in ("bottom", "top") for column in ("left", "right", "middle")]
+PLACES = OUTSIDE, BESIDE, INSIDE
+FIRST = "first"  # of `_steady_spot`: nothing was placed before
 # OpenCV's fonts have no accents, and Pillow's built-in font has no accented letters.  So accents are drawn as strokes,
 # over a letter, or under a letter for the cedilla.  A stroke is two points (x, y), measured from the middle of the
 # letter's top, x in widths of the letter and y in heights of the letter x.
@@ -53,8 +77,44 @@ ACCENTS = {
 }
 
 
+class Label(NamedTuple):
+    """A line of text on a filled box."""
+
+    text: str
+    colour: Colour  # of the ground
+    box: Box
+    unit: float  # scale of the text
+
+
+class Panel(NamedTuple):
+    """Where the bars of one face are, and how large."""
+
+    box: Box
+    unit: float  # scale of the text
+    history: int  # height in pixels of the small graph; 0: no graph
+
+
+class Layout(NamedTuple):
+    """Where everything is drawn in a picture; positions are those of the picture as it is shown."""
+
+    size: tuple[int, int]  # width and height of the picture, with the margin that was added for the panel
+    regions: list[Box]  # the upright boxes around the outlines of the faces
+    panel: Panel | None
+    labels: list[Label]  # one per face
+    note: Label | None
+
+
 class Annotator:
     """Draws boxes, labels and probabilities over a frame; remembers the chosen face and each face's last seconds.
+
+    The panel with the bars never hides a face.  It takes a free corner.  Where no corner is free, a picture that may
+    grow gets a margin for the panel, at the right or below.  In other pictures the panel becomes smaller, and where a
+    small panel has no free corner either, it is left out and the note says so.  A panel stays where it is as long as it
+    hides no face and no larger one has ample room.
+
+    A label hides neither another face nor another label nor the panel where one of these places is free: above, below
+    or beside its face, or inside the face's own box.  Where there is little room, the label's text becomes smaller, or
+    loses its percentage, or is the face's number alone.
 
     `heat_map`, `mirror` and `help` (lines of text, or none) may be changed at any time.
 
@@ -75,20 +135,22 @@ class Annotator:
         uncertain_below: float = 0.0,
     ):
         self.labels = [LANGUAGES[language].get(emotion, emotion) for emotion in emotions]
+        self.colours = emotion_colours(emotions)
         self.uncertain, self.uncertain_below = LANGUAGES[language].get("uncertain", "uncertain"), uncertain_below
         self.heat_map, self.mirror, self.help = heat_map, mirror, ()
         self.forget()
 
     def forget(self) -> None:
         """Start anew: the next faces have nothing to do with the faces before."""
-        self._chosen, self._corner, self._history = None, 0, {}
+        self._chosen, self._history = None, {}
+        self._spots = {}  # where the panel, the note, the help and the label of each face were drawn last
 
     def label(self, face: Face) -> tuple[str, Colour]:
-        """Return the text and the colour of a face's label."""
+        """Return the text and the colour of a face's label, without the face's number."""
         probability = face.probabilities[face.best]
         if probability < self.uncertain_below:
             return self.uncertain, GREY
-        return f"{self.labels[face.best]} {probability:.0%}", _colour(face.best)
+        return f"{self.labels[face.best]} {probability:.0%}", self.colours[face.best]
 
     def remember(self, faces: Sequence[Face], time_s: float) -> None:
         """Add a frame's faces and its time in seconds to the history."""
@@ -99,6 +161,7 @@ class Annotator:
                 past.popleft()
             if not past:
                 del self._history[identity]
+                self._spots.pop(identity, None)
 
     def chosen(self, faces: Sequence[Face]) -> Face | None:
         """Return the face whose probabilities are shown: the chosen face while it is in sight, else the largest."""
@@ -106,7 +169,13 @@ class Annotator:
         return next((face for face in faces if face.identity == self._chosen), largest)
 
     def choose(self, faces: Sequence[Face], point: tuple[int, int], width: int) -> None:
-        """Choose the face under a point (x, y) of a picture `width` pixels wide; without a face there, the largest."""
+        """Choose the face under a point; without a face there, the largest.
+
+        Args:
+            faces: The faces of the frame.
+            point: x, y in the picture that `draw` returned.
+            width: Of the frame that was handed to `draw`, in pixels; the picture may be wider.
+        """
         x, y = (width - 1 - point[0] if self.mirror else point[0]), point[1]
         hit = [face for face in faces if shared_area(face.box, (x, y, 1, 1))]
         self._chosen = min(hit, key=lambda face: face.box[2] * face.box[3]).identity if hit else None
@@ -124,82 +193,313 @@ class Annotator:
         note: str = "",
         heat_maps: np.ndarray | None = None,
         recording: bool = False,
+        may_grow: bool = False,
     ) -> np.ndarray:
         """Draw everything over a copy of a frame.
 
         Args:
             image: uint8 (h, w, 3), BGR.
             faces: The k faces in it.
-            note: Text for the lower left corner.
+            note: Text for the lower left corner, or another corner without a face.
             heat_maps: float (k, n, m) from 0 to 1, one map per face; None to draw no map.
             recording: Whether to show that the picture is being recorded.
+            may_grow: Whether the picture may get a margin for the panel.
 
         Returns:
-            A new picture of the same size.
+            A new picture: of the same size, or larger at the right and below if it may grow.
         """
         image = image.copy()
-        height, width = image.shape[:2]
         for face, heat in zip(faces, () if heat_maps is None else heat_maps, strict=heat_maps is not None):
             blend_heat_map(image, face.box, heat)
-        shown = self.chosen(faces)
-        boxes = [face.box for face in faces]
         if self.mirror:
             image = cv2.flip(image, 1)
-            boxes = [(width - x - w, y, w, h) for x, y, w, h in boxes]
-        unit = max(0.65, min(height / 480, width / 640))  # 1 at 640x480, and legible below
-        line = text_size("", unit)[1]
-        labels = [self.label(face) for face in faces]
-        for face, (_, colour), (x, y, w, h) in zip(faces, labels, boxes, strict=True):
-            thickness = max(1, round((3 if face is shown and len(faces) > 1 else 2) * unit))
-            cv2.rectangle(image, (x, y), (x + w, y + h), colour, thickness, cv2.LINE_AA)
-        occupied = []  # boxes of the panel and of the labels, which must stay legible
-        if faces and min(height, width) >= 160:
-            labelled = [(x, y - line, w, h + line) for x, y, w, h in boxes]
-            occupied.append(self._draw_panel(image, shown, labelled, unit))
-        for (text, colour), (x, y, _, h) in zip(labels, boxes, strict=True):
-            tags = [tag_box(image, text, (x, top), unit) for top in (y - line, y + h) if 0 <= top <= height - line]
-            tags = tags or [tag_box(image, text, (x, y + h), unit)]  # over the face's box, or under it
-            tag = min(tags, key=lambda tag: sum(shared_area(tag, other) for other in occupied))
-            occupied.append(tag)
-            draw_tag(image, text, tag[:2], colour, unit)
-        if note:
-            draw_tag(image, note, (0, height), BLACK, 0.8 * unit)
+        height, width = image.shape[:2]
+        unit = _unit(width, height)
+        layout = self.lay_out((width, height), faces, note, may_grow)
+        if layout.size != (width, height):
+            right, below = layout.size[0] - width, layout.size[1] - height
+            image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=GROUND)
+        shown = self.chosen(faces)
+        for face, label in zip(faces, layout.labels, strict=True):
+            self._draw_outline(image, face, width, label.colour, unit, marked=face is shown and len(faces) > 1)
+        if layout.panel:
+            self._draw_panel(image, shown, layout.panel, titled=len(faces) > 1)
+        for label in (*layout.labels, layout.note):
+            if label:
+                draw_tag(image, label.text, label.box[:2], label.colour, label.unit)
         if recording:
             radius = max(3, round(7 * unit))
             cv2.circle(image, (width - 2 * radius, 2 * radius), radius, RED, -1, cv2.LINE_AA)
         if self.help:
-            _draw_help(image, self.help, unit)
+            self._draw_help(image, layout, unit)
         return image
 
-    def _draw_panel(self, image, face, boxes, unit):
-        """Draw bars and recent history of a face, and return their box.
+    def lay_out(self, size: tuple[int, int], faces: Sequence[Face], note: str = "", may_grow: bool = False) -> Layout:
+        """Say where `draw` draws everything; remembers the places, so that they stay from frame to frame.
 
-        The panel changes its corner only if it hides at least twice as much of the faces there as in another corner.
+        Args:
+            size: Width and height of the frame in pixels.
+            faces: The faces in it.
+            note: As for `draw`.
+            may_grow: As for `draw`.
         """
+        frame_size, unit, occupied = size, _unit(*size), []
+        regions = [self._region(face, size) for face in faces]
+        panel = None
+        if faces and min(size) >= SMALLEST_WITH_PANEL:
+            panel, size = self._place_panel(size, regions, faces, unit, may_grow)
+            note = note if panel else "   ".join(filter(None, (note, BARS_LEFT_OUT)))
+            occupied += [panel.box] if panel else []
+        note = self._place_note(frame_size, note, regions + occupied, unit)
+        occupied += [note.box] if note else []
+        return Layout(size, regions, panel, self._place_labels(frame_size, faces, regions, occupied, unit), note)
+
+    def _region(self, face, size):
+        """Return the upright box around a face's outline, as it is shown, without what is outside the picture."""
+        x, y, w, h = face.box
+        if self.mirror:
+            x = size[0] - x - w
+        left, top = max(0, x), max(0, y)
+        return left, top, max(1, min(x + w, size[0]) - left), max(1, min(y + h, size[1]) - top)
+
+    def _place_panel(self, size, regions, faces, unit, may_grow):
+        """Return the panel, or None where it would hide a face, and width and height of the picture with it."""
+        shown = self.chosen(faces)
+        history = not may_grow and bool(self._history.get(shown.identity))
+        panels, spots = _panels(tuple(self.labels), size, len(faces) > 1, history)
+        outlines = [(x - 2, y - 2, w + 4, h + 4) for x, y, w, h in regions]
+        above = text_size("", unit)[1]  # the label
+        # "Ample room" is a part of the face's size around it, and the line of its label above
+        ample = [(x - 0.15 * w, y - 0.15 * h - above, 1.3 * w, 1.3 * h + above) for x, y, w, h in regions]
+        spots = spots[:1] if may_grow else spots
+        spot = self._spots["panel"] = _steady_spot(spots, outlines, ample, self._spots.get("panel", FIRST))
+        if spot:
+            return panels[spot[0]]._replace(box=spots[spot[0]][spot[1]]), size
+        if not may_grow:
+            return None, size
+        (width, height), panel, margin = size, panels[0], round(8 * unit)
+        *_, w, h = panel.box
+        beside = width + w + 2 * margin, max(height, h + 2 * margin)
+        below = max(width, w + 2 * margin), height + h + 2 * margin
+        if beside[0] * beside[1] <= below[0] * below[1]:
+            return panel._replace(box=(width + margin, margin, w, h)), beside
+        return panel._replace(box=(margin, height + margin, w, h)), below
+
+    def _place_note(self, size, text, regions, unit):
+        """Return the note as a label in a corner without a face; in the lower left one where there is none."""
+        if not text:
+            return None
+        width, height = size
+        unit = 0.8 * unit
+        unit *= min(1, width / text_size(text, unit)[0])
+        w, h = text_size(text, unit)
+        spots = [(0, height - h, w, h), (width - w, height - h, w, h), (0, 0, w, h), (width - w, 0, w, h)]
+        spot = self._spots["note"] = _steady_spot([spots], regions, regions, self._spots.get("note") or FIRST)
+        return Label(text, BLACK, spots[spot[1] if spot else 0], unit)
+
+    def _place_labels(self, size, faces, regions, occupied, unit):
+        """Return the label of each face.
+
+        Args:
+            size: Width and height of the frame.
+            faces: The k faces.
+            regions: The boxes around them.
+            occupied: Boxes that the labels should leave alone, as they do with the faces and each other.
+            unit: Scale of the largest text.
+        """
+        least, labels = max(SMALLEST_LABEL, LEAST_LABEL * unit), []
+        for i, (face, region) in enumerate(zip(faces, regions, strict=True)):
+            text, colour = self.label(face)
+            texts = [text, text.rpartition(" ")[0]] if text[-1] == "%" else [text]
+            if len(faces) > 1:
+                texts = [*(f"{face.identity} {text}" for text in texts), str(face.identity)]
+            usual = min(unit, max(least, math.floor(region[2] / 100 / UNIT_STEP) * UNIT_STEP))
+            if len(faces) > 1 and text_size(texts[0], usual)[0] > 2 * region[2]:
+                usual = TIGHT_LABEL * least
+            w, h = text_size(texts[0], usual)
+            reach = region[0] - w, region[1] - h, region[2] + 2 * w, region[3] + 2 * h
+            others = regions[:i] + regions[i + 1 :] + occupied + [label.box for label in labels]
+            taken = [box for box in others if shared_area(box, reach)]
+            units = usual, TIGHT_LABEL * least
+            spot, text, box, scale = _place_label(texts, units, region, size, taken, self._spots.get(face.identity))
+            self._spots[face.identity] = spot
+            labels.append(Label(text, colour, box, scale))
+        return labels
+
+    def _draw_outline(self, image, face, width, colour, unit, marked):
+        """Draw a face's box, in place; the box of the face whose bars are shown is thick, on white."""
+        x, y, w, h = face.box
+        if self.mirror:
+            x = width - x - w
+        thickness = max(1, round((3 if marked else 2) * min(unit, w / 80)))
+        if marked:
+            edge = max(1, round(0.5 * thickness))
+            cv2.rectangle(image, (x, y), (x + w, y + h), WHITE, thickness + 2 * edge, cv2.LINE_AA)
+        cv2.rectangle(image, (x, y), (x + w, y + h), colour, thickness, cv2.LINE_AA)
+
+    def _draw_panel(self, image, face, panel, titled):
+        """Draw the bars and the recent history of a face, in place; with a title, under the face's number."""
+        (left, top, w, h), unit = panel.box, panel.unit
+        padding, line = round(10 * unit), text_size("", unit)[1]
+        ground = image[top : top + h, left : left + w]
+        cv2.convertScaleAbs(ground, ground, 1 / 3)
+        text, colour = self.label(face)
+        if titled:
+            cv2.rectangle(image, (left, top), (left + w - 1, top + line - 1), colour, -1)
+            write(image, f"{face.identity} {text}", (left + padding // 2, top), _ink(colour), unit)
+        cv2.rectangle(image, (left, top), (left + w - 1, top + h - 1), colour, max(1, round(unit)), cv2.LINE_AA)
+        corner = left + padding // 2, top + padding // 2 + line * titled
+        draw_bars(image, face.probabilities, self.labels, self.colours, corner, unit)
+        if panel.history:
+            below = corner[1] + line * len(self.labels) + padding // 2
+            strip = image[below : below + panel.history, left + padding // 2 : left + w - padding // 2]
+            _draw_history(strip, self._history[face.identity], self.colours)
+
+    def _draw_help(self, image, layout, unit):
+        """Draw lines of text on a dark ground, in place: in the middle, or where they hide no face."""
         height, width = image.shape[:2]
-        text, margin = 0.8 * unit, round(8 * unit)
-        while text > 0.2 and text_size("", text)[1] * len(self.labels) + 3 * margin > height:
-            text *= 0.95  # until all bars fit
-        line = text_size("", text)[1]
-        w, rows = bars_width(self.labels, text) + margin, line * len(self.labels) + margin
-        past, space = self._history.get(face.identity, ()), height // 2 - rows - margin // 2
-        graph = min(2 * line, space) if past and space >= line else 0
-        h = rows + (graph and graph + margin // 2)
-        right, bottom = width - w - margin, height - h - margin
-        corners = [(margin, margin), (right, margin), (right, bottom)]  # the fourth has the note
-        hidden = [sum(shared_area((*corner, w, h), box) for box in boxes) for corner in corners]
-        if hidden[self._corner] > 2 * min(hidden):
-            self._corner = int(np.argmin(hidden))
-        left, top = (max(0, side) for side in corners[self._corner])
-        panel = image[top : top + h, left : left + w]
-        panel[:] = panel // 3
-        colour = self.label(face)[1]  # as the face's box, to show whose panel it is
-        cv2.rectangle(image, (left, top), (left + w, top + h), colour, max(1, round(unit)), cv2.LINE_AA)
-        draw_bars(image, face.probabilities, self.labels, (left + margin // 2, top + margin // 2), text)
-        if graph:
-            strip = image[top + rows : top + rows + graph, left + margin // 2 : left + w - margin // 2]
-            _draw_history(strip, past)
-        return left, top, w, h
+        widest, line = np.max([text_size(text, unit) for text in self.help], axis=0)
+        unit *= min(1, width / widest, height / (line * len(self.help)))  # so that all of the text fits
+        spots, units = [], [unit, *(share * unit for share in PANEL_SIZES if share * unit >= SMALLEST_TEXT)]
+        for small in units:
+            w = min(width, max(text_size(text, small)[0] for text in self.help))
+            h = min(height, text_size("", small)[1] * len(self.help))
+            lefts, tops = ((width - w) // 2, 0, width - w), ((height - h) // 2, 0, height - h)
+            spots.append([(left, top, w, h) for top in tops for left in lefts])
+        labels = [label.box for label in layout.labels]
+        last = self._spots.get("help") or FIRST
+        spot = self._spots["help"] = _steady_spot(spots, layout.regions, layout.regions + labels, last)
+        row, column = spot or (0, min(range(9), key=lambda column: _covered(spots[0][column], layout.regions)))
+        left, top, w, h = spots[row][column]
+        ground = image[top : top + h, left : left + w]
+        ground[:] = ground // 5
+        for i, text in enumerate(self.help):
+            write(image, text, (left, top + i * text_size("", units[row])[1]), WHITE, units[row])
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Free places
+
+
+@lru_cache(maxsize=16)
+def _panels(labels, size, titled, with_history):
+    """Return panels, from the largest to the smallest that can be read, and for each the corners where it fits.
+
+    A corner is None where the panel does not fit.  The first panel alone has the small graph.
+    """
+    (width, height), unit = size, _unit(*size)
+    margin, above = round(8 * unit), text_size("", unit)[1]
+    rows, text, panels, spots = len(labels) + titled, 0.8 * unit, [], []
+    while text > 0.2 and text_size("", text)[1] * rows + 3 * margin > height:
+        text *= 0.95  # until all bars fit
+    for share in (1, *PANEL_SIZES):  # the first with a history
+        if panels and share * text < SMALLEST_TEXT:
+            break
+        small, padding = share * text, round(10 * share * text)
+        line = text_size("", small)[1]
+        w, h = bars_width(labels, small) + padding, line * rows + padding
+        space = height // 2 - h - padding // 2
+        graph = min(2 * line, space) if with_history and space >= line and not panels else 0
+        h += graph and graph + padding // 2
+        panels.append(Panel((0, 0, w, h), small, graph))
+        right, bottom = width - margin - w, height - margin - h
+        starts = (margin, margin), (right, margin), (right, bottom), (margin, bottom - above)  # above the note
+        spots.append([(*start, w, h) if min(start) >= 0 else None for start in starts])
+    return panels, spots
+
+
+def _steady_spot(spots, taken, near, last):
+    """Choose one of several spots in several sizes, and stay there as long as that hides nothing.
+
+    Args:
+        spots: A list of boxes for each size, the sizes from the best to the worst; None where nothing fits.
+        taken: Boxes that must not be hidden.
+        near: Boxes to keep away from.  Of the spots of a size, the one that hides least of these is taken.  A better
+            size than the last is taken only where none of these is hidden.
+        last: The last answer; FIRST if there was none.
+
+    Returns:
+        (size, spot), or None where every spot hides something.
+    """
+    first = last == FIRST
+    if last and not first and last[0] >= len(spots):
+        last = None
+    kept = last is not None and not first
+    for size, boxes in enumerate(spots):
+        avoided = near if not first and (last is None or size < last[0]) else taken
+        if kept and size >= last[0] and (box := boxes[last[1]]) and not _hides(box, avoided):
+            return size, last[1]
+        free = [i for i, box in enumerate(boxes) if box and not _hides(box, avoided)]
+        if free:
+            return size, min(free, key=lambda i: _covered(boxes[i], near))
+    return None
+
+
+def _hides(box, others):
+    """Return whether a box hides a part of one of the others."""
+    return any(shared_area(box, other) for other in others)
+
+
+def _covered(box, others):
+    """Return the area of the others that a box hides, in pixels."""
+    return sum(shared_area(box, other) for other in others)
+
+
+def _place_label(texts, units, region, size, taken, last):
+    """Choose text, place and size of a face's label: the first that hides nothing, else the one that hides least.
+
+    Args:
+        texts: From the longest to the shortest.
+        units: The usual scale of the text, and the smallest.
+        region: The box around the face.
+        size: Width and height of the picture.
+        taken: Boxes that should not be hidden.
+        last: Where this face's label was in the frame before; of places that are equally good, it stays there.
+
+    Returns:
+        The spot (for `last`), the text, its box, and its scale.
+    """
+    *longer, number = texts if len(texts) > 1 else (*texts, texts[0])
+    ways = itertools.chain(*(itertools.product(PLACES, group, units) for group in (longer, [number])))
+    tried = []
+    for spots, text, unit in ways:
+        boxes = _around(region, *text_size(text, unit), size, spots)
+        if not boxes:
+            continue
+        for spot in sorted(boxes, key=lambda spot: spot != last):
+            hidden = _covered(boxes[spot], taken)
+            if not hidden:
+                return spot, text, boxes[spot], unit
+            tried.append((hidden, len(tried), spot, text, boxes[spot], unit))
+    if tried:
+        return min(tried)[2:]
+    unit, text = units[-1], number  # the picture is smaller than the text
+    while unit > 0.1 and any(side > room for side, room in zip(text_size(text, unit), size, strict=True)):
+        unit *= 0.9
+    w, h = text_size(text, unit)
+    return None, text, (min(region[0], max(0, size[0] - w)), min(region[1], max(0, size[1] - h)), w, h), unit
+
+
+def _around(region, w, h, size, spots):
+    """Return {spot: box} for a label of width w and height h: the spots around a face, or inside its box, that fit."""
+    (x, y, across, down), (width, height) = region, size
+    if w > width or h > height:
+        return {}
+    lefts = {
+        "left": max(0, min(x, width - w)),
+        "right": max(0, min(x + across - w, width - w)),
+        "middle": max(0, min(x + (across - w) // 2, width - w)),
+        "before": x - w,
+        "after": x + across,
+    }
+    tops = {
+        "above": y - h,
+        "below": y + down,
+        "bottom": max(0, min(y + down - h, height - h)),
+        "top": min(y, height - h),
+    }
+    boxes = {(top, left): (lefts[left], tops[top], w, h) for top, left in spots}
+    return {spot: box for spot, box in boxes.items() if 0 <= box[0] <= width - w and 0 <= box[1] <= height - h}
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -227,7 +527,11 @@ def blend_heat_map(image: np.ndarray, box: Box, heat: np.ndarray) -> None:
 
 
 def draw_explanation(
-    face: np.ndarray, heat: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
+    face: np.ndarray,
+    heat: np.ndarray,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    colours: Sequence[Colour] | None = None,
 ) -> np.ndarray:
     """Draw a face, the face under its heat map, and its probabilities, side by side.
 
@@ -236,6 +540,7 @@ def draw_explanation(
         heat: float (n, m) from 0 to 1.
         probabilities: float (emotions,).
         labels: Of the probabilities.
+        colours: Of the bars; None if the labels are the emotions' own names.
 
     Returns:
         uint8 (256, W, 3), BGR.
@@ -248,7 +553,14 @@ def draw_explanation(
     blend_heat_map(hot, (0, 0, side, side), heat)
     line = text_size("", unit)[1]
     bars = np.full((side, bars_width(labels, unit) + line, 3), 40, np.uint8)
-    draw_bars(bars, probabilities, labels, (line // 2, (side - line * len(labels)) // 2), unit)
+    draw_bars(
+        bars,
+        probabilities,
+        labels,
+        colours or emotion_colours(labels),
+        (line // 2, (side - line * len(labels)) // 2),
+        unit,
+    )
     return np.hstack([plain, hot, bars])
 
 
@@ -265,21 +577,26 @@ def bars_width(labels: Sequence[str], unit: float) -> int:
 
 
 def draw_bars(
-    image: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], corner: tuple[int, int], unit: float
+    image: np.ndarray,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    colours: Sequence[Colour],
+    corner: tuple[int, int],
+    unit: float,
 ) -> None:
     """Draw a bar per emotion, in place, below and right of a corner; `unit` scales the bars."""
     (left, top), line = corner, text_size("", unit)[1]
     start, bar = left + max(text_size(label, unit)[0] for label in labels), round(112 * unit)
-    for i, (label, probability) in enumerate(zip(labels, probabilities, strict=True)):
+    for i, (label, probability, colour) in enumerate(zip(labels, probabilities, colours, strict=True)):
         y = top + i * line
         write(image, label, (left, y), WHITE, unit)
         cv2.rectangle(image, (start, y + line // 4), (start + bar, y + line - line // 4), (90, 90, 90), -1)
         end = start + round(bar * float(probability))
-        cv2.rectangle(image, (start, y + line // 4), (end, y + line - line // 4), _colour(i), -1)
+        cv2.rectangle(image, (start, y + line // 4), (end, y + line - line // 4), colour, -1)
         write(image, f"{probability:.0%}", (start + bar, y), WHITE, unit)
 
 
-def _draw_history(strip, past):
+def _draw_history(strip, past, colours):
     """Draw the probabilities of the last seconds, in place, one above the other, the newest at the right."""
     height, width = strip.shape[:2]
     times = np.array([time_s for time_s, _ in past])
@@ -288,31 +605,26 @@ def _draw_history(strip, past):
     edges = (height - 1) * (1 - np.column_stack([np.zeros(len(times)), np.cumsum(shares, axis=1)]))
     for i in range(shares.shape[1]):
         lower, upper = np.column_stack([x, edges[:, i]]), np.column_stack([x, edges[:, i + 1]])[::-1]
-        cv2.fillPoly(strip, [np.rint(np.concatenate([lower, upper])).astype(np.int32)], _colour(i))
+        cv2.fillPoly(strip, [np.rint(np.concatenate([lower, upper])).astype(np.int32)], colours[i])
 
 
-def _draw_help(image, lines, unit):
-    """Draw lines of text on a dark ground in the middle of the picture, in place."""
-    height, width = image.shape[:2]
-    widest, line = np.max([text_size(text, unit) for text in lines], axis=0)
-    unit *= min(1, width / widest, height / (line * len(lines)))  # so that all of the text fits
-    widest, line = np.max([text_size(text, unit) for text in lines], axis=0)
-    left, top = max(0, (width - widest) // 2), max(0, (height - line * len(lines)) // 2)
-    ground = image[top : top + line * len(lines), left : left + widest]
-    ground[:] = ground // 5
-    for i, text in enumerate(lines):
-        write(image, text, (left, top + i * line), WHITE, unit)
+def emotion_colours(emotions: Sequence[str]) -> list[Colour]:
+    """Return the colour of each emotion, BGR.
 
-
-def _colour(emotion):
-    """Return the colour of an emotion by its number; it is the same everywhere."""
-    return PALETTE[emotion % len(PALETTE)]
+    FER2013's seven emotions always have the same colours.  Other emotions get the further colours of PALETTE, in order,
+    and then the colours of those of the seven that are not among the emotions.
+    """
+    named = dict(zip(EMOTIONS, PALETTE, strict=False))
+    free = PALETTE[len(named) :] + [colour for name, colour in named.items() if name not in emotions]
+    further = itertools.cycle(free or PALETTE)
+    return [named[emotion] if emotion in named else next(further) for emotion in emotions]
 
 
 # ----------------------------------------------------------------------------------------------------------
 # Text
 
 
+@lru_cache(maxsize=4096)
 def text_size(text: str, unit: float) -> tuple[int, int]:
     """Return width and height in pixels of a line of text with its margins."""
     plain = "".join(letter for letter in unicodedata.normalize("NFD", text) if letter not in ACCENTS)
@@ -327,12 +639,12 @@ def write(image: np.ndarray, text: str, corner: tuple[int, int], colour: Colour 
     """
     font, size, stroke = cv2.FONT_HERSHEY_SIMPLEX, 0.55 * unit, _stroke(unit)
     x, y = round(corner[0] + 4 * unit), round(corner[1] + 0.72 * text_size(text, unit)[1])
-    plain, strokes = "", []
-    x_height = cv2.getTextSize("x", font, size, stroke)[0][1] * 0.68  # OpenCV gives the height of capitals
-    for letter in unicodedata.normalize("NFD", text):
+    plain, strokes = ("", []) if not text.isascii() else (text, [])
+    for letter in "" if plain else unicodedata.normalize("NFD", text):
         if letter not in ACCENTS:
             plain += letter
             continue
+        x_height = cv2.getTextSize("x", font, size, stroke)[0][1] * 0.68  # OpenCV gives the height of capitals
         before, through = (cv2.getTextSize(part, font, size, stroke)[0][0] for part in (plain[:-1], plain))
         across = through - before
         middle, top = x + (before + through) / 2, y - (x_height if plain[-1:].islower() else x_height / 0.68)
@@ -347,15 +659,24 @@ def write(image: np.ndarray, text: str, corner: tuple[int, int], colour: Colour 
 def draw_tag(image: np.ndarray, text: str, corner: tuple[int, int], colour: Colour, unit: float) -> None:
     """Write a line of text on a filled box, kept inside the picture, in place."""
     x, y, w, h = tag_box(image, text, corner, unit)
-    cv2.rectangle(image, (x, y), (x + w, y + h), colour, -1)
-    bright = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] > 120
-    write(image, text, (x, y), BLACK if bright else WHITE, unit)
+    cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), colour, -1)
+    write(image, text, (x, y), _ink(colour), unit)
 
 
 def tag_box(image: np.ndarray, text: str, corner: tuple[int, int], unit: float) -> Box:
     """Return where `draw_tag` writes: x, y, width, height in pixels."""
     w, h = text_size(text, unit)
     return max(0, min(corner[0], image.shape[1] - w)), max(0, min(corner[1], image.shape[0] - h)), w, h
+
+
+def _ink(ground):
+    """Return the colour of letters on a ground of some colour: black or white."""
+    return BLACK if 0.114 * ground[0] + 0.587 * ground[1] + 0.299 * ground[2] > 120 else WHITE
+
+
+def _unit(width, height):
+    """Return the scale of a picture's text: 1 at 640x480, and legible below."""
+    return max(0.65, min(height / 480, width / 640))
 
 
 def _stroke(unit):

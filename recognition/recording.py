@@ -23,7 +23,7 @@ import numpy as np
 from command_line import UserError, replacing
 from load_and_process import IMAGE_SUFFIXES
 from models.classifier import EmotionClassifier, crop_box
-from recognition.annotation import PALETTE, draw_explanation, stack_explanations
+from recognition.annotation import draw_explanation, emotion_colours, stack_explanations
 from recognition.sources import Clock, Frame, Source
 from recognition.tracking import Face
 
@@ -212,7 +212,8 @@ def open_recorders(
     if files.output:
         yield output_recorder(files.output, frames)
     if files.timeline:
-        yield timeline_recorder(_checked_ending(files.timeline, FIGURE_SUFFIXES, "timeline", "a timeline"), labels)
+        path = _checked_ending(files.timeline, FIGURE_SUFFIXES, "timeline", "a timeline")
+        yield timeline_recorder(path, classify.emotions, labels)
     if files.explain and frames.folder:
         yield explanation_recorder(_checked_folder(files.explain, frames, "explain"), classify, labels, folder=True)
     elif files.explain:
@@ -274,7 +275,8 @@ def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
 def video_recorder(path: Path, fps: float) -> Iterator[Record]:
     """Write the annotated frames as a video at a fixed rate: a late frame is repeated for the time that it took.
 
-    Where no frame came for more than a second, one second of the video remains.
+    Where no frame came for more than a second, one second of the video remains.  A picture of another size than the
+    first one is scaled to fit, on black.
     """
     with replacing(path) as partial:
         writer = cv2.VideoWriter()
@@ -288,7 +290,7 @@ def video_recorder(path: Path, fps: float) -> Iterator[Record]:
                 if not writer.open(str(partial), codec, fps, size):
                     raise UserError(f"{path} can't be written as a video of {size[0]}x{size[1]} pixels; try .avi", 1)
             if picture.shape[1::-1] != size:
-                picture = cv2.resize(picture, size)
+                picture = _fit(picture, size)
             due = round((frame.time_s - started) * fps) + 1 - written
             if due > fps:  # the time that is left out moves all later frames
                 started += (due - round(fps)) / fps
@@ -309,6 +311,16 @@ def video_recorder(path: Path, fps: float) -> Iterator[Record]:
                 raise UserError(f"{path} can't be written: is the disk full?", 1)
 
 
+def _fit(picture, size):
+    """Return a picture scaled to fit into a size, width and height, on black; its shape stays."""
+    (width, height), (h, w) = size, picture.shape[:2]
+    scale = min(width / w, height / h)
+    w, h = max(1, round(scale * w)), max(1, round(scale * h))
+    picture = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    left, top = (width - w) // 2, (height - h) // 2
+    return cv2.copyMakeBorder(picture, top, height - h - top, left, width - w - left, cv2.BORDER_CONSTANT)
+
+
 @contextlib.contextmanager
 def image_recorder(path: Path, folder: bool = False) -> Iterator[Record]:
     """Write each annotated image: to the path, or into a folder under the image's own name."""
@@ -320,11 +332,12 @@ def explanation_recorder(
     path: Path, classify: EmotionClassifier, labels: Sequence[str], folder: bool = False
 ) -> Iterator[Record]:
     """Write, of each image, a row per face: the face, where the network looked, and the probabilities."""
+    colours = emotion_colours(classify.emotions)
 
     def record(frame, picture, faces):
         if faces:
             rows = [
-                draw_explanation(crop_box(frame.image, face.box), heat, face.probabilities, labels)
+                draw_explanation(crop_box(frame.image, face.box), heat, face.probabilities, labels, colours)
                 for face, heat in zip(faces, heat_maps(classify, frame.image, faces), strict=True)
             ]
             write_image(path / frame.name if folder else path, stack_explanations(rows))
@@ -342,8 +355,13 @@ def heat_maps(classify: EmotionClassifier, image: np.ndarray, faces: Sequence[Fa
 
 
 @contextlib.contextmanager
-def timeline_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
+def timeline_recorder(path: Path, emotions: Sequence[str], labels: Sequence[str] | None = None) -> Iterator[Record]:
     """Draw the probabilities of each face over time.
+
+    Args:
+        path: The file that is written.
+        emotions: As for `draw_timeline`.
+        labels: As for `draw_timeline`.
 
     Raises:
         UserError: matplotlib, which draws the timeline, is not installed.
@@ -358,20 +376,23 @@ def timeline_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
                 past[face.identity].append((frame.time_s, *face.probabilities))
 
         yield record
-        draw_timeline(past, emotions).savefig(partial, dpi=120)
+        draw_timeline(past, emotions, labels).savefig(partial, dpi=120)
 
 
-def draw_timeline(past: Mapping[int, Sequence[Sequence[float]]], emotions: Sequence[str]) -> "Figure":
+def draw_timeline(
+    past: Mapping[int, Sequence[Sequence[float]]], emotions: Sequence[str], labels: Sequence[str] | None = None
+) -> "Figure":
     """Draw probabilities over time, stacked, with a row for each of the faces seen longest.
 
     Args:
         past: {identity: [(time_s, probability, ...), ...]}.
-        emotions: Labels of the probabilities.
+        emotions: Of the probabilities; an emotion's colour is that of its bar in the pictures.
+        labels: What the emotions are called in the figure; None for their own names.
     """
     from matplotlib.figure import Figure  # takes time to import; not pyplot, which would look for a display
 
     longest = sorted(sorted(past, key=lambda identity: -len(past[identity]))[:FACES_DRAWN])
-    colours = [tuple(value / 255 for value in colour[::-1]) for colour in PALETTE]
+    colours = [tuple(value / 255 for value in colour[::-1]) for colour in emotion_colours(emotions)]
     figure = Figure(figsize=(12, 1.6 + 1.6 * max(1, len(longest))), layout="constrained")
     rows = figure.subplots(max(1, len(longest)), 1, sharex=True, squeeze=False).ravel()
     rows[-1].set_xlabel("seconds")
@@ -381,11 +402,13 @@ def draw_timeline(past: Mapping[int, Sequence[Sequence[float]]], emotions: Seque
         out_of_sight = np.flatnonzero(np.diff(times) > 1.0) + 1  # the parts before and after are not joined
         for part in np.split(np.arange(len(times)), out_of_sight):
             kept = [share[part] for share in shares]
-            bands = axes.stackplot(times[part], kept, colors=[colours[i % len(colours)] for i in range(len(kept))])
+            bands = axes.stackplot(times[part], kept, colors=colours)
         axes.set(ylim=(0, 1), yticks=(0, 0.5, 1), ylabel=f"face {identity}")
         axes.margins(x=0)
     if bands:
-        figure.legend(bands, emotions, loc="outside upper center", ncols=min(len(emotions), 10), frameon=False)
+        figure.legend(
+            bands, labels or emotions, loc="outside upper center", ncols=min(len(emotions), 10), frameon=False
+        )
     else:
         rows[0].set(yticks=[], title="no face")
     return figure

@@ -115,7 +115,7 @@ class View:
         heat = self._heat if self.annotate.heat_map else None
         recording = self.window is not None and self.window.recording
         note = "   ".join(filter(None, notes))
-        self.picture = self.annotate.draw(self.frame.image, self.faces, note, heat, recording)
+        self.picture = self.annotate.draw(self.frame.image, self.faces, note, heat, recording, self.frames.still)
         return self.picture
 
 
@@ -132,7 +132,7 @@ class Window:
 
     def __init__(self, annotate: Annotator, folder: Path):
         self.annotate, self.folder, self.ended = annotate, folder, False
-        self._opened, self._clicks = False, []
+        self._shape, self._clicks = None, []  # height and width of the picture that the window was fitted to
         self._message, self._message_until = "", 0.0
         self._newest = self._records = None  # what `Records` takes: frame, picture, faces
 
@@ -171,8 +171,6 @@ class Window:
         if frame is None:
             due = clock.now() + 0.05
         else:
-            if self._newest is None:
-                self._fit(view.picture)  # the pictures before may have been the grey one
             self._newest = frame, view.picture, view.faces
             if self.recording:
                 self._try(lambda: self._records(*self._newest))
@@ -191,11 +189,12 @@ class Window:
 
     def _present(self, picture):
         """Put a picture on the screen."""
-        if not self._opened:
+        if self._shape is None:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
             cv2.setMouseCallback(TITLE, self._mouse)
+        if picture.shape[:2] != self._shape:  # the next photograph, or the first frame after the grey picture
             self._fit(picture)
-            self._opened = True
+            self._shape = picture.shape[:2]
         cv2.imshow(TITLE, picture)
 
     def _fit(self, picture):
@@ -218,7 +217,7 @@ class Window:
     def _press(self, key, view):
         """Do what a key and the clicks before it ask for."""
         while self._clicks:
-            self.annotate.choose(view.faces, self._clicks.pop(0), view.picture.shape[1])
+            self.annotate.choose(view.faces, self._clicks.pop(0), view.frame.image.shape[1])
         if key == "?":
             self.annotate.help = () if self.annotate.help else HELP
         elif key == " ":

@@ -7,16 +7,19 @@ import pytest
 from load_and_process import EMOTIONS
 from recognition.annotation import (
     ACCENTS,
+    BARS_LEFT_OUT,
     FRENCH,
+    GREY,
     PALETTE,
     Annotator,
     blend_heat_map,
     draw_explanation,
+    emotion_colours,
     stack_explanations,
     text_size,
     write,
 )
-from recognition.tracking import Face
+from recognition.tracking import Face, shared_area
 
 BLACK_FRAME = np.zeros((480, 640, 3), np.uint8)
 
@@ -75,10 +78,11 @@ def test_labels_bars_and_history_can_be_read_at_any_size(width, height):
 
 @pytest.mark.parametrize("width, height", [(320, 240), (640, 480), (3840, 2160)])
 def test_bars_of_twenty_emotions_are_all_shown(width, height):
-    annotate = Annotator([f"emotion {number}" for number in range(20)])
+    emotions = [f"emotion {number}" for number in range(20)]
+    annotate = Annotator(emotions)
     seen = Face(0, (width - 80, height - 60, 40, 40), np.full(20, 0.05))
     panel = annotate.draw(np.zeros((height, width, 3), np.uint8), [seen])[:, : width // 2]
-    rows = [set(painted(panel, colour)[:, 1]) for colour in PALETTE[:20]]
+    rows = [set(painted(panel, colour)[:, 1]) for colour in emotion_colours(emotions)]
     assert all(len(row) >= 3 for row in rows) and max(rows[-1]) < height - 8
     assert [min(row) for row in rows[1:]] == sorted(min(row) for row in rows[1:])
     middles = [np.mean([*row]) for row in rows[1:]]  # the first one's colour is the frame's, too
@@ -89,6 +93,27 @@ def test_colours_of_twenty_emotions_differ():
     lab = cv2.cvtColor(np.uint8([PALETTE]), cv2.COLOR_BGR2LAB)[0].astype(float)
     apart = np.linalg.norm(lab[:, None] - lab, axis=2) + 999 * np.eye(len(PALETTE))
     assert len(PALETTE) >= 20 and apart.min() > 10
+    assert len(set(emotion_colours([f"emotion {number}" for number in range(20)]))) == 20
+
+
+def test_colours_belong_to_emotions():
+    """Whatever the order and the number of a network's emotions: its own names change no colour of FER2013's."""
+    own = dict(zip(EMOTIONS, PALETTE, strict=False))
+    assert emotion_colours(EMOTIONS) == PALETTE[:7]
+    assert emotion_colours(("happy", "sad", "angry")) == [own["happy"], own["sad"], own["angry"]]
+    assert emotion_colours(("bored", "sad", "contempt")) == [PALETTE[7], own["sad"], PALETTE[8]]
+    assert emotion_colours((*EMOTIONS, "contempt")) == PALETTE[:8]
+    seen = Face(0, (500, 300, 99, 99), np.array([0.1, 0.9]))
+    for language in ("en", "fr"):
+        annotate = Annotator(("contempt", "happy"), language)
+        annotate.remember([seen], 0.0)
+        annotate.remember([seen], 5.0)
+        picture = annotate.draw(BLACK_FRAME, [seen])
+        assert annotate.label(seen)[1] == own["happy"]
+        assert len(painted(picture[:240, :320], own["happy"])) > 900 < len(painted(picture[:240, :320], PALETTE[7])) * 9
+        assert not len(painted(picture, PALETTE[0]))
+    picture = draw_explanation(np.zeros((9, 9, 3), np.uint8), np.zeros((3, 3)), seen.probabilities, ("calm", "happy"))
+    assert len(painted(picture, own["happy"])) > 500 and not len(painted(picture, PALETTE[1]))
 
 
 def test_the_bars_belong_to_the_largest_face_or_the_chosen_one():
@@ -145,6 +170,202 @@ def test_labels_leave_the_bars_and_each_other_alone():
     picture = Annotator(EMOTIONS).draw(BLACK_FRAME, side)
     assert len(painted(picture[200 - height : 200, 100:200], PALETTE[1])) > 1000
     assert len(painted(picture[305 : 305 + height, 140:240], PALETTE[2])) > 1000
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Groups: nothing hides a face
+
+SIZES = [(320, 240), (640, 480), (1920, 1080), (3840, 2160), (2048, 1536), (480, 640)]
+
+
+def group(count, size, share=0.5, seed=0):
+    """Faces in rows, not quite regular; `share` is a face's part of its cell."""
+    rng, (width, height) = np.random.default_rng((seed, count)), size
+    columns = max(1, round((count * width / height) ** 0.5))
+    rows = -(-count // columns)
+    cell, faces = (width / columns, height / rows), []
+    for number in range(count):
+        side = int(min(cell) * share * rng.uniform(0.8, 1))
+        row, column = divmod(number, columns)
+        x = cell[0] * column + (cell[0] - side) * rng.uniform(0.2, 0.8)
+        y = cell[1] * row + (cell[1] - side) * rng.uniform(0.2, 0.8)
+        faces.append(face(number, (int(x), int(y), side, side), number % 7, rng.uniform(0.3, 1)))
+    return faces
+
+
+def shares(box, boxes):
+    return sum(shared_area(box, other) for other in boxes)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [1, 6, 12, 29])
+@pytest.mark.parametrize("still", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.95])
+def test_no_face_is_hidden_in_a_group(size, count, still, share):
+    """Neither by the panel nor by a label nor by the label of another face: their boxes don't overlap here."""
+    width, height = size
+    for seed, mirror in ((0, False), (1, True)):
+        annotate, faces = Annotator(EMOTIONS, mirror=mirror), group(count, size, share, seed)
+        if not still:
+            annotate.remember(faces, 0.0)
+        layout = annotate.lay_out(size, faces, may_grow=still)
+        boxes = [(width - x - w if mirror else x, y, w, h) for x, y, w, h in (seen.box for seen in faces)]
+        labels = [label.box for label in layout.labels]
+        assert layout.panel or not still
+        if layout.panel:
+            x, y, w, h = layout.panel.box
+            assert x >= 0 and y >= 0 and x + w <= layout.size[0] and y + h <= layout.size[1]
+            assert not shares(layout.panel.box, boxes) and not shares(layout.panel.box, labels)
+        assert (layout.panel is None) == (layout.note is not None and BARS_LEFT_OUT in layout.note.text)
+        inside = layout.panel and shared_area(layout.panel.box, (0, 0, *size)) > 0
+        assert layout.size == size if inside or not layout.panel else layout.size != size
+        for i, (x, y, w, h) in enumerate(labels):
+            assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
+            assert not shares(labels[i], boxes[:i] + boxes[i + 1 :])
+            assert not shares(labels[i], labels[:i] + labels[i + 1 :])
+            if layout.note:
+                assert not shared_area(labels[i], layout.note.box)
+
+
+@pytest.mark.parametrize(("count", "size"), [(29, (2048, 1536)), (12, (640, 480)), (6, (320, 240))])
+def test_labels_of_a_group_can_be_read(count, size):
+    """Each label has number, emotion and percentage, in letters that are legible on a screen of 1280x800."""
+    faces = group(count, size, 0.45)
+    shown_at = min(1, 1280 / size[0], 800 / size[1])
+    for seen, label in zip(faces, Annotator(EMOTIONS).lay_out(size, faces).labels, strict=True):
+        assert label.text.split() == [str(seen.identity), EMOTIONS[seen.best], f"{seen.probabilities.max():.0%}"]
+        assert label.box[3] * shown_at >= 10 and label.unit * shown_at >= 0.5
+
+
+def test_small_faces_get_small_labels_and_one_face_no_number():
+    near, far = face(0, (20, 20, 600, 600)), face(1, (1200, 800, 60, 60))
+    large, small = Annotator(EMOTIONS).lay_out((1920, 1080), [near, far]).labels
+    assert small.unit < 0.6 * large.unit and (large.text, small.text) == ("0 happy 100%", "1 happy 100%")
+    assert Annotator(EMOTIONS).lay_out((1920, 1080), [near]).labels[0].text == "happy 100%"
+    unsure = [face(number, (100 * number, 100, 60, 60), probability=0.2) for number in range(2)]
+    labels = Annotator(EMOTIONS, uncertain_below=0.4).lay_out((640, 480), unsure).labels
+    assert [(label.text, label.colour) for label in labels] == [("0 uncertain", GREY), ("1 uncertain", GREY)]
+
+
+def test_panel_of_a_still_image_lies_beside_or_under_it():
+    for width, height in ((640, 480), (480, 640), (320, 960)):
+        frame, annotate = np.full((height, width, 3), 200, np.uint8), Annotator(EMOTIONS)
+        faces = group(12, (width, height), 0.8)
+        picture = annotate.draw(frame, faces, may_grow=True)
+        layout = annotate.lay_out((width, height), faces, may_grow=True)
+        assert picture.shape[1::-1] == layout.size != (width, height)
+        assert picture.shape[0] * picture.shape[1] < 1.7 * width * height  # where it takes least room
+        margin = picture.copy()
+        margin[:height, :width] = 0
+        shown = annotate.chosen(faces)
+        assert len(painted(margin, annotate.label(shown)[1])) > 500 and (margin > 200).all(axis=2).sum() > 100
+        live = annotate.draw(frame, faces)
+        assert live.shape == frame.shape
+    roomy = [face(0, (280, 200, 60, 60))]
+    assert Annotator(EMOTIONS).draw(BLACK_FRAME, roomy, may_grow=True).shape == BLACK_FRAME.shape
+
+
+def test_clicks_hit_the_right_face_of_a_picture_that_has_grown():
+    for mirror in (False, True):
+        annotate, faces = Annotator(EMOTIONS, mirror=mirror), group(12, (640, 480), 0.8)
+        assert annotate.draw(BLACK_FRAME, faces, may_grow=True).shape != BLACK_FRAME.shape
+        regions = annotate.lay_out((640, 480), faces, may_grow=True).regions
+        for seen, (x, y, w, h) in zip(faces, regions, strict=True):
+            annotate.choose(faces, (x + w // 2, y + h // 2), 640)
+            assert annotate.chosen(faces) is seen
+
+
+def test_panel_becomes_smaller_and_then_is_left_out_and_comes_back():
+    """A face comes nearer and goes away again; near a limit the panel does not change to and fro."""
+    annotate, panels = Annotator(EMOTIONS), []
+    sides = [*range(60, 470, 5), *range(465, 55, -5)]
+    for number, side in enumerate(sides):
+        seen = face(0, (320 - side // 2, 240 - side // 2, side, side))
+        annotate.remember([seen], number / 10)
+        layout = annotate.lay_out((640, 480), [seen], "30 fps")
+        panels.append(layout.panel)
+        assert (BARS_LEFT_OUT in layout.note.text) == (layout.panel is None) and "30 fps" in layout.note.text
+        assert not layout.panel or not shared_area(layout.panel.box, seen.box)
+    units = [panel.unit if panel else 0 for panel in panels[1:]]
+    nearest = units.index(0)
+    assert units[0] == units[-1] == max(units) and units[:nearest] == sorted(units[:nearest], reverse=True)
+    back = units[nearest:]
+    assert back == sorted(back) and 3 <= len(set(units)) <= 6
+    for limit in range(1, len(sides) // 2):  # to and fro by a step: at most one change
+        if panels[limit] != panels[limit + 1]:
+            seen_panels = set()
+            for side in (sides[limit], sides[limit + 1]) * 4:
+                seen = face(0, (320 - side // 2, 240 - side // 2, side, side))
+                seen_panels.add(annotate.lay_out((640, 480), [seen], "30 fps").panel)
+            assert len(seen_panels) <= 2
+
+
+def test_panel_and_labels_stay_where_they_are_while_faces_tremble():
+    for count in (1, 6, 12):
+        annotate, faces, rng = Annotator(EMOTIONS), group(count, (640, 480), 0.6), np.random.default_rng(0)
+        changes, last = 0, None
+        for number in range(60):
+            moved = [
+                seen._replace(box=tuple(int(side) for side in np.array(seen.box) + rng.integers(-1, 2, 4)))
+                for seen in faces
+            ]
+            annotate.remember(moved, number / 30)
+            layout = annotate.lay_out((640, 480), moved)
+            now = layout.panel and layout.panel.box
+            changes, last = changes + (now != last), now
+        assert changes <= 3
+
+
+def test_the_face_whose_bars_are_shown_is_marked():
+    faces = [face(3, (60, 300, 100, 100), 3), face(8, (300, 300, 100, 100), 4)]
+    annotate = Annotator(EMOTIONS)
+    annotate.choose(faces, (110, 350), 640)
+    for first, second in ((0, 1), (1, 0)):
+        picture = annotate.draw(BLACK_FRAME, faces)
+        white = []
+        for seen in faces:
+            x, y, w, h = seen.box
+            part = picture[y + h - 8 : y + h + 8, x - 8 : x + w + 8]
+            white.append(len(painted(part, (255, 255, 255))))
+        assert white[first] > 100 > white[second] == 0
+        panel = annotate.lay_out((640, 480), faces).panel
+        x, y, w, h = panel.box
+        assert len(painted(picture[y : y + 12, x : x + w], PALETTE[3 + first])) > 5 * w  # its title
+        annotate.choose_next(faces)
+    alone = annotate.draw(BLACK_FRAME, faces[:1])[390:410, 50:170]
+    assert not len(painted(alone, (255, 255, 255)))
+
+
+def test_help_lies_on_no_face_where_it_can_avoid_it():
+    for mirror in (False, True):
+        for box in ((220, 140, 200, 200), (40, 140, 300, 300), (330, 40, 250, 250)):
+            annotate, seen = Annotator(EMOTIONS, mirror=mirror), face(box=box)
+            frame = np.full((480, 640, 3), 200, np.uint8)
+            plain = annotate.draw(frame, [seen])
+            annotate.help = ("?  these keys", "q, Esc  end", "Tab, click  choose a face")
+            x, y, w, h = annotate.lay_out((640, 480), [seen]).regions[0]
+            helped = annotate.draw(frame, [seen])
+            changed = (helped != plain).any(axis=2)
+            assert changed.sum() > 5000 and not changed[y : y + h, x : x + w].any()
+    everywhere = face(box=(0, 0, 640, 480))
+    assert (annotate.draw(frame, [everywhere])[200:280, 300:340] < 100).any()  # in the middle all the same
+
+
+def test_note_avoids_a_face_in_its_corner():
+    note = Annotator(EMOTIONS).lay_out((640, 480), [face(box=(0, 380, 100, 100))], "30 fps").note
+    assert note.box[0] + note.box[2] == 640 and note.box[1] + note.box[3] == 480
+    note = Annotator(EMOTIONS).lay_out((320, 240), [], "a note that is much too long for such a small picture").note
+    assert note.box[0] == 0 and note.box[2] <= 320
+
+
+def test_label_of_a_picture_that_is_smaller_than_the_text():
+    (label,) = Annotator(EMOTIONS).lay_out((24, 24), [face(box=(4, 4, 16, 16))]).labels
+    x, y, w, h = label.box
+    assert x >= 0 and y >= 0 and x + w <= 24 and y + h <= 24
+
+
+# ----------------------------------------------------------------------------------------------------------
+# History, certainty
 
 
 def test_history_is_of_the_last_seconds_of_each_face():

@@ -12,6 +12,7 @@ import pytest
 from command_line import UserError
 from load_and_process import EMOTIONS
 from recognition import recording
+from recognition.annotation import PALETTE
 from recognition.recording import (
     OutputFiles,
     Records,
@@ -66,6 +67,16 @@ def test_pictures_of_another_size_are_fitted(tmp_path):
     assert cv2.VideoCapture(str(tmp_path / "a.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
 
 
+def test_a_picture_of_another_shape_keeps_it_on_black(tmp_path):
+    with video_recorder(tmp_path / "a.avi", 10.0) as record:
+        for number, size in enumerate([(48, 64), (48, 128), (96, 64)]):
+            record(frame(number, number / 10), np.full((*size, 3), 200, np.uint8), [])
+    video = cv2.VideoCapture(str(tmp_path / "a.avi"))
+    first, wide, high = (video.read()[1].mean(axis=2) > 100 for _ in range(3))
+    assert first.all() and not (wide[:9].any() or wide[-9:].any()) and wide[16:32].all()
+    assert not (high[:, :12].any() or high[:, -12:].any()) and high[:, 24:40].all()
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Timeline
 
@@ -77,6 +88,15 @@ def test_timeline_shows_the_faces_seen_longest():
     assert [axes.get_ylabel() for axes in figure.axes] == [f"face {i}" for i in range(2, 7)]
     assert len(figure.axes[-1].collections) == 14 and len(figure.axes[0].collections) == 7
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(EMOTIONS)
+
+
+def test_colours_of_a_timeline_are_those_of_the_emotions():
+    past = {0: [(t / 10, 0.5, 0.2, 0.3) for t in range(10)]}
+    figure = draw_timeline(past, ("bored", "happy", "angry"), ("ennui", "joie", "colère"))
+    bands = [band.get_facecolor()[0] for band in figure.axes[0].collections]
+    colours = [tuple(round(255 * value) for value in colour[2::-1]) for colour in bands]
+    assert colours == [PALETTE[7], PALETTE[EMOTIONS.index("happy")], PALETTE[EMOTIONS.index("angry")]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ennui", "joie", "colère"]
 
 
 @pytest.mark.parametrize("faces", [[], [face("happy")]])
