@@ -45,7 +45,8 @@ SMALLEST_WITH_PANEL = 160  # pixels, the shorter side of the smallest picture wi
 
 # Scales of text; at 1, letters are as large as suits a picture of 640x480.
 SMALLEST_TEXT = 0.5  # of the panel and of the help
-PANEL_SIZES = (1, 0.8, 0.65, 0.5)  # of panels without the small graph, as shares of the usual size
+PANEL_SIZES = (1, 0.8, 0.65, 0.5)  # of the panel and of the help, as shares of the usual size
+BAR_LENGTHS = (112, 50)  # pixels; a panel becomes narrow before it becomes small
 SMALLEST_LABEL, LEAST_LABEL = (
     0.65,
     0.45,
@@ -91,6 +92,7 @@ class Panel(NamedTuple):
 
     box: Box
     unit: float  # scale of the text
+    bar: int  # length of a bar whose probability is 1, in pixels at scale 1
     history: int  # height in pixels of the small graph; 0: no graph
 
 
@@ -107,10 +109,10 @@ class Layout(NamedTuple):
 class Annotator:
     """Draws boxes, labels and probabilities over a frame; remembers the chosen face and each face's last seconds.
 
-    The panel with the bars never hides a face.  It takes a free corner.  Where no corner is free, a picture that may
-    grow gets a margin for the panel, at the right or below.  In other pictures the panel becomes smaller, and where a
-    small panel has no free corner either, it is left out and the note says so.  A panel stays where it is as long as it
-    hides no face and no larger one has ample room.
+    The panel with the bars never hides a face.  It takes a free corner, or becomes narrow and takes a free corner.
+    Where no corner is free, a picture that may grow gets a margin for the panel, at the right or below.  In other
+    pictures the panel becomes smaller, and where a small panel has no free corner either, it is left out and the note
+    says so.  A panel stays where it is as long as it hides no face and no better one has ample room.
 
     A label hides neither another face nor another label nor the panel where one of these places is free: above, below
     or beside its face, or inside the face's own box.  Where there is little room, the label's text becomes smaller, or
@@ -271,7 +273,8 @@ class Annotator:
         above = text_size("", unit)[1]  # the label
         # "Ample room" is a part of the face's size around it, and the line of its label above
         ample = [(x - 0.15 * w, y - 0.15 * h - above, 1.3 * w, 1.3 * h + above) for x, y, w, h in regions]
-        spots = spots[:1] if may_grow else spots
+        if may_grow:  # a margin is better than small text
+            spots = [boxes for panel, boxes in zip(panels, spots, strict=True) if panel.unit == panels[0].unit]
         spot = self._spots["panel"] = _steady_spot(spots, outlines, ample, self._spots.get("panel", FIRST))
         if spot:
             return panels[spot[0]]._replace(box=spots[spot[0]][spot[1]]), size
@@ -349,7 +352,7 @@ class Annotator:
             write(image, f"{face.identity} {text}", (left + padding // 2, top), _ink(colour), unit)
         cv2.rectangle(image, (left, top), (left + w - 1, top + h - 1), colour, max(1, round(unit)), cv2.LINE_AA)
         corner = left + padding // 2, top + padding // 2 + line * titled
-        draw_bars(image, face.probabilities, self.labels, self.colours, corner, unit)
+        draw_bars(image, face.probabilities, self.labels, self.colours, corner, unit, panel.bar)
         if panel.history:
             below = corner[1] + line * len(self.labels) + padding // 2
             strip = image[below : below + panel.history, left + padding // 2 : left + w - padding // 2]
@@ -360,7 +363,7 @@ class Annotator:
         height, width = image.shape[:2]
         widest, line = np.max([text_size(text, unit) for text in self.help], axis=0)
         unit *= min(1, width / widest, height / (line * len(self.help)))  # so that all of the text fits
-        spots, units = [], [unit, *(share * unit for share in PANEL_SIZES if share * unit >= SMALLEST_TEXT)]
+        spots, units = [], [unit * share for share in PANEL_SIZES if share == 1 or unit * share >= SMALLEST_TEXT]
         for small in units:
             w = min(width, max(text_size(text, small)[0] for text in self.help))
             h = min(height, text_size("", small)[1] * len(self.help))
@@ -385,23 +388,23 @@ class Annotator:
 def _panels(labels, size, titled, with_history):
     """Return panels, from the largest to the smallest that can be read, and for each the corners where it fits.
 
-    A corner is None where the panel does not fit.  The first panel alone has the small graph.
+    A corner is None where the panel does not fit.
     """
     (width, height), unit = size, _unit(*size)
     margin, above = round(8 * unit), text_size("", unit)[1]
     rows, text, panels, spots = len(labels) + titled, 0.8 * unit, [], []
     while text > 0.2 and text_size("", text)[1] * rows + 3 * margin > height:
         text *= 0.95  # until all bars fit
-    for share in (1, *PANEL_SIZES):  # the first with a history
+    for share, bar, with_graph in itertools.product(PANEL_SIZES, BAR_LENGTHS, (with_history, False)):
         if panels and share * text < SMALLEST_TEXT:
             break
         small, padding = share * text, round(10 * share * text)
         line = text_size("", small)[1]
-        w, h = bars_width(labels, small) + padding, line * rows + padding
+        w, h = bars_width(labels, small, bar) + padding, line * rows + padding
         space = height // 2 - h - padding // 2
-        graph = min(2 * line, space) if with_history and space >= line and not panels else 0
+        graph = min(2 * line, space) if with_graph and space >= line else 0
         h += graph and graph + padding // 2
-        panels.append(Panel((0, 0, w, h), small, graph))
+        panels.append(Panel((0, 0, w, h), small, bar, graph))
         right, bottom = width - margin - w, height - margin - h
         starts = (margin, margin), (right, margin), (right, bottom), (margin, bottom - above)  # above the note
         spots.append([(*start, w, h) if min(start) >= 0 else None for start in starts])
@@ -571,9 +574,9 @@ def stack_explanations(rows: Sequence[np.ndarray]) -> np.ndarray:
     return np.vstack(rows)[:-4]
 
 
-def bars_width(labels: Sequence[str], unit: float) -> int:
-    """Return the width in pixels of the bars that `draw_bars` draws."""
-    return max(text_size(label, unit)[0] for label in labels) + round(112 * unit) + text_size("100%", unit)[0]
+def bars_width(labels: Sequence[str], unit: float, bar: int = BAR_LENGTHS[0]) -> int:
+    """Return the width in pixels of the bars that `draw_bars` draws, with their labels."""
+    return max(text_size(label, unit)[0] for label in labels) + round(bar * unit) + text_size("100%", unit)[0]
 
 
 def draw_bars(
@@ -583,10 +586,21 @@ def draw_bars(
     colours: Sequence[Colour],
     corner: tuple[int, int],
     unit: float,
+    bar: int = BAR_LENGTHS[0],
 ) -> None:
-    """Draw a bar per emotion, in place, below and right of a corner; `unit` scales the bars."""
+    """Draw a bar per emotion, in place, below and right of a corner.
+
+    Args:
+        image: uint8 (h, w, 3), BGR.
+        probabilities: float (emotions,).
+        labels: Of the probabilities.
+        colours: Of the bars.
+        corner: x, y in pixels.
+        unit: Scale of text and bars.
+        bar: Length of a bar whose probability is 1, in pixels at scale 1.
+    """
     (left, top), line = corner, text_size("", unit)[1]
-    start, bar = left + max(text_size(label, unit)[0] for label in labels), round(112 * unit)
+    start, bar = left + max(text_size(label, unit)[0] for label in labels), round(bar * unit)
     for i, (label, probability, colour) in enumerate(zip(labels, probabilities, colours, strict=True)):
         y = top + i * line
         write(image, label, (left, y), WHITE, unit)
