@@ -179,7 +179,7 @@ class Annotator:
             width: Of the frame that was handed to `draw`, in pixels; the picture may be wider.
         """
         x, y = (width - 1 - point[0] if self.mirror else point[0]), point[1]
-        hit = [face for face in faces if shared_area(face.box, (x, y, 1, 1))]
+        hit = [face for face in faces if shared_area(_bounds(face.box, face.roll), (x, y, 1, 1))]
         self._chosen = min(hit, key=lambda face: face.box[2] * face.box[3]).identity if hit else None
 
     def choose_next(self, faces: Sequence[Face]) -> None:
@@ -212,7 +212,7 @@ class Annotator:
         """
         image = image.copy()
         for face, heat in zip(faces, () if heat_maps is None else heat_maps, strict=heat_maps is not None):
-            blend_heat_map(image, face.box, heat)
+            blend_heat_map(image, face.box, heat, face.roll)
         if self.mirror:
             image = cv2.flip(image, 1)
         height, width = image.shape[:2]
@@ -258,11 +258,14 @@ class Annotator:
 
     def _region(self, face, size):
         """Return the upright box around a face's outline, as it is shown, without what is outside the picture."""
-        x, y, w, h = face.box
-        if self.mirror:
-            x = size[0] - x - w
+        x, y, w, h = _bounds(*self._outline(face, size[0]))
         left, top = max(0, x), max(0, y)
         return left, top, max(1, min(x + w, size[0]) - left), max(1, min(y + h, size[1]) - top)
+
+    def _outline(self, face, width):
+        """Return a face's box and roll as they are shown in a picture of this width."""
+        x, y, w, h = face.box
+        return ((width - x - w, y, w, h), -face.roll) if self.mirror else (face.box, face.roll)
 
     def _place_panel(self, size, regions, faces, unit, may_grow):
         """Return the panel, or None where it would hide a face, and width and height of the picture with it."""
@@ -331,14 +334,12 @@ class Annotator:
 
     def _draw_outline(self, image, face, width, colour, unit, marked):
         """Draw a face's box, in place; the box of the face whose bars are shown is thick, on white."""
-        x, y, w, h = face.box
-        if self.mirror:
-            x = width - x - w
-        thickness = max(1, round((3 if marked else 2) * min(unit, w / 80)))
+        corners = _turned_corners(*self._outline(face, width))
+        thickness = max(1, round((3 if marked else 2) * min(unit, face.box[2] / 80)))
         if marked:
             edge = max(1, round(0.5 * thickness))
-            cv2.rectangle(image, (x, y), (x + w, y + h), WHITE, thickness + 2 * edge, cv2.LINE_AA)
-        cv2.rectangle(image, (x, y), (x + w, y + h), colour, thickness, cv2.LINE_AA)
+            cv2.polylines(image, [corners], True, WHITE, thickness + 2 * edge, cv2.LINE_AA)
+        cv2.polylines(image, [corners], True, colour, thickness, cv2.LINE_AA)
 
     def _draw_panel(self, image, face, panel, titled):
         """Draw the bars and the recent history of a face, in place; with a title, under the face's number."""
@@ -483,6 +484,28 @@ def _place_label(texts, units, region, size, taken, last):
     return None, text, (min(region[0], max(0, size[0] - w)), min(region[1], max(0, size[1] - h)), w, h), unit
 
 
+def _turned_corners(box, roll):
+    """Return the corners of a box that is turned about its centre, clockwise by radians: int32 (4, 2)."""
+    x, y, w, h = box
+    if not roll:
+        return np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], np.int32)
+    across, down = _turn(w, h, roll)
+    centre = np.array((x + w / 2, y + h / 2))
+    corners = [centre + i * across + j * down for i, j in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))]
+    return np.rint(corners).astype(np.int32)
+
+
+def _turn(w, h, roll):
+    """Return the sides of a turned box as vectors: x, y of the upper side and of the left side."""
+    cos, sin = math.cos(roll), math.sin(roll)
+    return np.array((cos, sin)) * w, np.array((-sin, cos)) * h
+
+
+def _bounds(box, roll):
+    """Return the upright box around a turned box."""
+    return cv2.boundingRect(_turned_corners(box, roll)) if roll else box
+
+
 def _around(region, w, h, size, spots):
     """Return {spot: box} for a label of width w and height h: the spots around a face, or inside its box, that fit."""
     (x, y, across, down), (width, height) = region, size
@@ -509,20 +532,28 @@ def _around(region, w, h, size, spots):
 # Heat maps, explanations, bars
 
 
-def blend_heat_map(image: np.ndarray, box: Box, heat: np.ndarray) -> None:
+def blend_heat_map(image: np.ndarray, box: Box, heat: np.ndarray, roll: float = 0.0) -> None:
     """Blend a heat map over a face, in place; cold parts stay as they are.
 
     Args:
         image: uint8 (h, w, 3), BGR.
         box: x, y, width, height in pixels; may lie partly outside.
         heat: float (n, m) from 0 to 1.
+        roll: Radians by which box and map are turned about the box's centre, clockwise.
     """
+    heat = cv2.resize(np.asarray(heat, np.float32), box[2:], interpolation=cv2.INTER_CUBIC)
+    if roll:
+        across, down = _turn(1, 1, roll)
+        x, y, w, h = _bounds(box, roll)
+        start = np.array((box[0] - x, box[1] - y)) + 0.5 * (np.array(box[2:]) - across * box[2] - down * box[3])
+        heat = cv2.warpAffine(heat, np.column_stack([across, down, start]), (w, h))
+        box = x, y, w, h
     x, y, w, h = box
     left, top = max(0, -x), max(0, -y)
     face = image[max(0, y) : y + h, max(0, x) : x + w]
     if not face.size:
         return
-    heat = np.clip(cv2.resize(np.asarray(heat, np.float32), (w, h), interpolation=cv2.INTER_CUBIC), 0, 1)
+    heat = np.clip(heat, 0, 1)
     heat = np.ascontiguousarray(heat[top : top + face.shape[0], left : left + face.shape[1]])
     colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
     weight = (0.65 * heat)[..., None]

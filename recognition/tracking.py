@@ -207,6 +207,7 @@ class Face(NamedTuple):
     identity: int  # see `TrackedFace`
     box: Box
     probabilities: np.ndarray  # float (emotions,), averaged over time
+    roll: float = 0.0  # radians by which the face is turned, clockwise positive
 
     @property
     def best(self) -> int:

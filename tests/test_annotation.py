@@ -336,6 +336,32 @@ def test_the_face_whose_bars_are_shown_is_marked():
     assert not len(painted(alone, (255, 255, 255)))
 
 
+def test_box_and_heat_map_of_a_turned_face_are_turned():
+    quarter = Face(0, (250, 200, 200, 100), np.eye(7)[3], np.pi / 2)
+    annotate = Annotator(EMOTIONS)
+    assert annotate.lay_out((640, 480), [quarter]).regions == [pytest.approx((300, 150, 101, 201), abs=2)]
+    turned = Face(0, (250, 150, 200, 200), np.eye(7)[3], 0.5)
+    heat = np.zeros((1, 8, 8))
+    heat[0, 0, 0] = 1  # at the left of the forehead
+    for mirror in (False, True):
+        annotate = Annotator(EMOTIONS, mirror=mirror)
+        picture = annotate.draw(BLACK_FRAME, [turned])
+        corner = np.array((350, 250)) + 100 * np.array((-np.cos(0.5) + np.sin(0.5), -np.cos(0.5) - np.sin(0.5)))
+        outline = painted(picture, PALETTE[3])
+        x, y, w, h = annotate.lay_out((640, 480), [turned]).regions[0]
+        outline = outline[(outline > (x - 3, y + 3)).all(axis=1) & (outline < (x + w + 3, y + h + 3)).all(axis=1)]
+        leftmost = outline[outline[:, 0].argmax() if mirror else outline[:, 0].argmin()]  # the lower left corner
+        expected = np.array((350, 250)) + 100 * np.array((-np.cos(0.5) - np.sin(0.5), np.cos(0.5) - np.sin(0.5)))
+        expected[0] = 639 - expected[0] if mirror else expected[0]
+        assert np.abs(leftmost - expected).max() <= 4
+        hot = annotate.draw(BLACK_FRAME, [turned], heat_maps=heat).astype(int) - picture
+        rows, columns = np.nonzero(np.abs(hot).sum(axis=2) > 150)
+        corner[0] = 639 - corner[0] if mirror else corner[0]
+        assert len(rows) > 30 and np.hypot(columns.mean() - corner[0], rows.mean() - corner[1]) < 30
+        annotate.choose([face(1, (0, 0, 9, 9)), turned], tuple(np.rint(corner).astype(int)), 640)
+        assert annotate.chosen([face(1, (0, 0, 500, 500)), turned]) is turned
+
+
 def test_help_lies_on_no_face_where_it_can_avoid_it():
     for mirror in (False, True):
         for box in ((220, 140, 200, 200), (40, 140, 300, 300), (330, 40, 250, 250)):
