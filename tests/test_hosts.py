@@ -1,10 +1,9 @@
-"""Tests of hosts: what the environment says, processes that agree and end together, and training on two of them."""
+"""Tests of hosts: what the environment says, processes that compare, fail and end together, and training on two."""
 
 import csv
 import importlib.util
-import json
 import os
-import re
+import random
 import shutil
 import signal
 import socket
@@ -18,146 +17,159 @@ import numpy as np
 import pytest
 
 import drawn_faces
-import load_and_process
-from load_and_process import EMOTIONS, Dataset, Split
+from command_line import UserError
+from load_and_process import EMOTIONS
 from training import hosts
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "tiny_XCEPTION"
 PER_EMOTION = {"Training": 4, "PublicTest": 2, "PrivateTest": 1}
-FIRST, SECOND = "host 0 (127.0.0.1)", "host 1 (localhost)"
+GONE = "error: all hosts must run until the end; found that another one ended, or is out of reach"
 
 with_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="several hosts train on JAX: pip install jax")
 with_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Where a process stands
+# ----------------------------------------------------------------------------------------------------------
+# Which host of which job a process is
 
-SLURM = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "3", "SLURM_JOB_ID": "4711", "SLURM_PROCID": "2"}
-PLACES = {
-    "nothing": (None, None, {}, ((), 0, 0)),
-    "flags": ("a:1234,b", 1, {}, (("a", "b"), 1234, 1)),
-    "ports of the others": (" a.b-c:1234 , 10.0.0.2:99 ", 0, {}, (("a.b-c", "10.0.0.2"), 1234, 0)),
-    "IPv6": ("[fd00::1]:1234,[fd00::2]", 1, {}, (("fd00::1", "fd00::2"), 1234, 1)),
-    "one host": ("a:1234", None, {}, ((), 0, 0)),
-    "the environment": (None, 1, {"EMOTION_HOSTS": "a:1,b"}, (("a", "b"), 1, 1)),
-    "flags over the environment": ("c:2,d", 0, {"EMOTION_HOSTS": "a:1,b"}, (("c", "d"), 2, 0)),
-    "Kubernetes": ("a:1,b", None, {"JOB_COMPLETION_INDEX": "1", "SLURM_PROCID": "0"}, (("a", "b"), 1, 1)),
-    "an index of Kubernetes alone": (None, None, {"JOB_COMPLETION_INDEX": "1"}, ((), 0, 0)),
-    "Slurm's index": ("a:1,b", None, {"SLURM_PROCID": "1"}, (("a", "b"), 1, 1)),
-    "Slurm": (None, None, SLURM | {"SLURM_STEP_NODELIST": "n[08-10]"}, (("n08", "n09", "n10"), 19711, 2)),
-    "Slurm's job": (None, None, SLURM | {"SLURM_JOB_NODELIST": "a,b,c"}, (("a", "b", "c"), 19711, 2)),
-    "two tasks a node": (None, None, SLURM | {"SLURM_JOB_NODELIST": "a,b"}, (("a", "task 1", "task 2"), 19711, 2)),
-    "one task": (None, None, SLURM | {"SLURM_NTASKS": "1"}, ((), 0, 0)),
-    "one task of a larger job": (None, None, SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, ((), 0, 0)),
-    "a batch script": (None, None, {"SLURM_NTASKS": "3", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}, ((), 0, 0)),
+HOSTS = {
+    "nothing": (None, None, {}, ((), None)),
+    "flags": ("a:1234,b", 1, {}, (("a:1234", "b"), 1)),
+    "ports of the others": (" a.b-c:1234 , 10.0.0.2:99 ", 0, {}, (("a.b-c:1234", "10.0.0.2:99"), 0)),
+    "IPv6": ("[fd00::1]:1234,[fd00::2]", 1, {}, (("[fd00::1]:1234", "[fd00::2]"), 1)),
+    "one host": ("a:1234", None, {}, (("a:1234",), 0)),
+    "one host, an index of Kubernetes": ("a:1234", None, {"JOB_COMPLETION_INDEX": "1"}, (("a:1234",), 0)),
+    "the environment": (None, 1, {"EMOTION_HOSTS": "a:1,b"}, (("a:1", "b"), 1)),
+    "flags over the environment": ("c:2,d", 0, {"EMOTION_HOSTS": "a:1,b"}, (("c:2", "d"), 0)),
+    "Kubernetes": ("a:1,b", None, {"JOB_COMPLETION_INDEX": "1", "SLURM_PROCID": "0"}, (("a:1", "b"), 1)),
+    "an index of Kubernetes alone": (None, None, {"JOB_COMPLETION_INDEX": "1"}, ((), None)),
+    "Slurm's index": ("a:1,b", None, {"SLURM_PROCID": "1"}, (("a:1", "b"), 1)),
 }
 
 
-@pytest.mark.parametrize("case", PLACES)
-def test_place(case):
-    text, index, environment, (names, port, place) = PLACES[case]
-    assert hosts.find_place(text, index, environment) == hosts.Place(names or ("this host",), port, place)
+@pytest.mark.parametrize("case", HOSTS)
+def test_find_hosts(case):
+    text, index, environment, expected = HOSTS[case]
+    assert hosts.find_hosts(text, index, environment) == expected
 
 
-BAD_PLACES = {
+BAD_HOSTS = {
     "no port": ("a,b", 0, {}, ["'a'", "a:12345"]),
     "an empty entry": ("a:1,,b", 0, {}, ["''", "host0:port,host1"]),
     "no such port": ("a:0,b", 0, {}, ["'a:0'", "1 to 65535"]),
     "a larger port": ("a:1,b:65536", 0, {}, ["'b:65536'"]),
     "letters": ("a:x,b", 0, {}, ["'a:x'"]),
     "spaces": ("a:1 b", 0, {}, ["'a:1 b'"]),
-    "no index": ("a:1,b", None, {}, ["--host-index", "0 to 1"]),
+    "no index": ("a:1,b", None, {}, ["--host-index", "0 to 1", "found none"]),
     "too high": ("a:1,b", 2, {}, ["0 to 1", "found 2"]),
     "too high for one": ("a:1", 1, {}, ["0 to 0", "found 1"]),
     "an index alone": (None, 0, {}, ["found 0 without --hosts"]),
     "no number": ("a:1,b", None, {"JOB_COMPLETION_INDEX": "x"}, ["JOB_COMPLETION_INDEX", "'x'"]),
-    "no number of Slurm": (None, None, SLURM | {"SLURM_NTASKS": "3x"}, ["SLURM_NTASKS", "'3x'"]),
-    "no nodes": (None, None, SLURM, ["SLURM_STEP_NODELIST", "--hosts"]),
-    "torn": (None, None, SLURM | {"SLURM_JOB_NODELIST": "n[1-"}, ["'n[1-'", "--hosts"]),
-    "no range": (None, None, SLURM | {"SLURM_JOB_NODELIST": "n[a-b]"}, ["'n[a-b]'"]),
 }
 
 
-@pytest.mark.parametrize("case", BAD_PLACES)
-def test_bad_place(case):
-    text, index, environment, named = BAD_PLACES[case]
-    with pytest.raises(ValueError) as caught:
-        hosts.find_place(text, index, environment)
+@pytest.mark.parametrize("case", BAD_HOSTS)
+def test_bad_hosts(case):
+    text, index, environment, named = BAD_HOSTS[case]
+    with pytest.raises(UserError) as caught:
+        hosts.find_hosts(text, index, environment)
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in named), caught.value
 
 
+SLURM = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "3", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+IN_KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
+
+
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("environment", "several"),
     [
-        ("node[01-03,07],gpu3", ["node01", "node02", "node03", "node07", "gpu3"]),
-        ("a", ["a"]),
-        ("a-[9-11]-ib", ["a-9-ib", "a-10-ib", "a-11-ib"]),
-        ("r[1-2]n[3,5]", ["r1n3", "r1n5", "r2n3", "r2n5"]),
+        ({}, False),
+        (SLURM, False),  # a batch script, which is one process
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "3"}, True),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, False),  # a shell, opened by srun
+        ({"OMPI_COMM_WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "1"}, True),
+        ({"JOB_COMPLETION_INDEX": "1"}, False),
+        (IN_KUBERNETES, False),  # without the kubernetes package JAX can't ask
     ],
 )
-def test_expand_nodes(text, names):
-    assert hosts.expand_nodes(text) == names
+def test_started_by_cluster(environment, several, monkeypatch):
+    monkeypatch.setattr(hosts, "find_spec", lambda name: None)
+    assert hosts.started_by_cluster(environment) is several
 
 
-def test_a_job_of_one_host_does_nothing():
-    with hosts.Job() as job:
-        assert (job.count, job.first, job.gather(3), job.share("x"), job.share_bytes(b"y")) == (1, True, [3], "x", b"y")
-        job.agree("agree", {"a": 1}, "do so")
-        job.start_jax()
+def test_jax_asks_kubernetes_where_its_package_is(monkeypatch):
+    monkeypatch.setattr(hosts, "find_spec", lambda name: name == "kubernetes")
+    assert hosts.started_by_cluster(IN_KUBERNETES) is True and hosts.started_by_cluster({}) is False
 
 
-def test_data_that_differ_are_told_apart():
-    faces, emotions = np.random.default_rng(0).integers(0, 256, (600, 4, 4, 1), np.uint8), np.arange(600) % 3
-    data = Dataset({"Training": Split(faces, emotions)}, ("a", "b", "c"))
-    labels, chosen = np.eye(3, dtype=np.float32)[emotions], np.arange(600)
-    facts = hosts.data_of(data, labels, chosen)
-    assert facts["emotions"] == ["a", "b", "c"] and facts["number of b faces in Training"] == 200
-    assert json.loads(json.dumps(facts)) == facts == hosts.data_of(data, labels, chosen)
-    others = faces.copy()
-    others[317, 2, 3] += 1  # one pixel of one face
-    changed = Dataset({"Training": Split(others, emotions)}, data.emotions)
-    assert {name for name, value in hosts.data_of(changed, labels, chosen).items() if value != facts[name]} == {
-        "every face in Training"
-    }
-    assert hosts.data_of(data, labels[::-1], chosen)["labels"] != facts["labels"]
+def test_a_number_of_slurm_that_is_none():
+    with pytest.raises(UserError, match="SLURM_STEP_NUM_TASKS must be a whole number; found '3x'"):
+        hosts.started_by_cluster({"SLURM_STEP_NUM_TASKS": "3x"})
 
 
-def test_faces_in_a_file_are_compared_like_those_in_memory(tmp_path, monkeypatch):
-    """Every one of them, in parts, and however they are cut."""
-    monkeypatch.setattr(load_and_process, "IN_MEMORY", 0)
-    source = write_csv(tmp_path / "fer2013.csv")
-    load_and_process.load_fer2013_data(source, (400, 400))  # writes the cache
-    mapped = load_and_process.load_fer2013_data(source, (400, 400))
-    assert isinstance(mapped["Training"].faces.base, np.memmap)
-    copied = Dataset({name: Split(np.array(faces), emotions) for name, (faces, emotions) in mapped.items()})
-    assert mapped["Training"].faces.nbytes < 2**23 < 3 * mapped["Training"].faces.nbytes
-    labels, chosen = np.eye(7, dtype=np.float32)[copied["Training"].emotions], np.arange(3)
-    facts = hosts.data_of(copied, labels, chosen)
-    assert hosts.data_of(mapped, labels, chosen) == facts
-    copied["Training"].faces[-1, -1, -1] ^= 1
-    changed = hosts.data_of(copied, labels, chosen)
-    assert [name for name in facts if facts[name] != changed[name]] == ["every face in Training"]
+ALONE = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "tensorflow"
+sys.modules["jax"] = None  # an import of JAX fails
+from training import hosts
+with hosts.joined(), hosts.data_parallel(), hosts.single_host():
+    assert (hosts.host_count(), hosts.host_index(), hosts.is_first_host()) == (1, 0, True)
+    assert (hosts.broadcast([1]), hosts.broadcast_bytes(b"x"), hosts.local_device_count()) == ([1], b"x", 1)
+    hosts.check_same_on_all_hosts("agree", {"a": 1}, "do so")
+    hosts.check_divisible("--batch-size", 7)
+    hosts.wait_for_all("here")
+"""
 
 
-# ------------------------------------------------------------------------------------------------------------
+def test_one_host_does_nothing_and_needs_no_jax():
+    assert ended(start(["-c", ALONE])) == [(0, [], [])]
+
+
+@pytest.mark.parametrize("case", [("--hosts", "a:1,b", {}), ("", "", {"SLURM_STEP_NUM_TASKS": "2"})])
+def test_another_backend(monkeypatch, case):
+    monkeypatch.setattr(hosts.keras.backend, "backend", lambda: "tensorflow")
+    _, text, environment = case
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(UserError, match="found tensorflow: set KERAS_BACKEND=jax"),
+        hosts.joined(text or None, 0 if text else None),
+    ):
+        pass
+
+
+def test_hash_and_code_and_versions():
+    assert hosts.short_hash(b"a", b"b") == hosts.short_hash(b"ab") != hosts.short_hash(b"a")
+    assert len(hosts.short_hash()) == 12
+    code = hosts.code_hashes(ROOT)
+    assert {"command_line.py", "models/cnn.py", "training/hosts.py", "recognition/tracking.py"} <= code.keys()
+    assert not any(name.startswith(("tests", "benchmarks")) for name in code)
+    assert hosts.package_versions()["numpy"] == np.__version__
+
+
+# ----------------------------------------------------------------------------------------------------------
 # Processes that do nothing but talk
 
+# Without Keras, whose import takes seconds; it says only that its backend is JAX.
 TALK = """
-import sys, time
+import os, sys, time, types
+sys.modules["training"] = types.ModuleType("training")
+sys.modules["training"].__path__ = ["training"]
+sys.modules["keras"] = types.SimpleNamespace(backend=types.SimpleNamespace(backend=lambda: "jax"))
 from training import hosts
-from command_line import exit_status
-hosts.start_timeout, hosts.silence_timeout, hosts.heartbeat = float(sys.argv[3]), 3.0, 0.2
-
+from command_line import UserError, exit_status
+hosts.SILENCE_TIMEOUT, hosts.START_TIMEOUT = 10, 30
+{}
 def main(argv):
-    with hosts.Job(hosts.find_place(sys.argv[1], int(sys.argv[2]))) as job:
+    with hosts.joined(*eval(sys.argv[1])):
         {}
         print("done", flush=True)
     return 0
 
 sys.exit(exit_status(main))
 """
+JAX = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def free_port():
@@ -174,156 +186,174 @@ def start(command, environment=None, folder=ROOT):
     )
 
 
-def talk(what, index, port, count=2, given=20.0, first="127.0.0.1"):
+def talk(what, index, port, count=2, given=30, first="127.0.0.1", before="", environment=None):
     names = [first, "localhost", "127.0.0.1"][:count]
     names[0] += f":{port}"
-    return start(["-c", TALK.format(what), ",".join(names), index, given])
+    before = f"hosts.START_TIMEOUT = {given}\n{before}"
+    command = ["-c", TALK.format(before, what), repr((",".join(names), index))]
+    return start(command, JAX | (environment or {}))
 
 
 def ended(*processes, within=60):
-    """(exit status, lines on standard output, on standard error) of each."""
+    """(exit status, lines on standard output, on standard error) of each, without what JAX's C++ prints."""
     results = []
-    for process in processes:
-        out, err = process.communicate(timeout=within)
-        results.append((process.returncode, out.splitlines(), err.splitlines()))
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=within)
+            out = [line for line in out.splitlines() if "[Gloo]" not in line]
+            results.append((process.returncode, out, err.splitlines()))
+    finally:
+        for process in processes:
+            process.kill()
     return results
 
 
+@with_jax
 def test_values_reach_every_host():
-    what = "print(job.gather(job.index), job.share(job.names[job.index]), len(job.share_bytes(bytes(10**7))))"
+    what = (
+        "print(hosts.host_count(), hosts.host_index(), hosts.broadcast({'a': [hosts.host_index()]}), "
+        "len(hosts.broadcast_bytes(bytes(10**7) if hosts.is_first_host() else b'')), "
+        "hosts._gather('é' * hosts.host_index()))"
+    )
     port = free_port()
-    for result in ended(*[talk(what, index, port, 3) for index in (2, 0, 1)]):
-        assert result == (0, ["[0, 1, 2] 127.0.0.1 10000000", "done"], [])
+    for index, result in zip((2, 0, 1), ended(*[talk(what, index, port, 3) for index in (2, 0, 1)]), strict=True):
+        assert result == (0, [f"3 {index} {{'a': [0]}} 10000000 ['', 'é', 'éé']", "done"], [])
 
 
+@with_jax
+def test_nothing_goes_through_a_proxy():
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    port = free_port()
+    assert ended(*[talk("", i, port, environment=proxies) for i in range(2)]) == [(0, ["done"], [])] * 2
+
+
+CLUSTERS = {
+    "Slurm": {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"},
+    "Open MPI": {"OMPI_COMM_WORLD_SIZE": "2"},
+}
+
+
+@with_jax
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_jax_finds_a_cluster(cluster):
+    job = str(random.randrange(4096))  # both take a port from the job's number
+    mine = {"SLURM_JOB_ID": job, "OMPI_MCA_orte_hnp_uri": f"{int(job) * 4096}.0;tcp://127.0.0.1:1"}
+    mine = {name: value for name, value in mine.items() if name.startswith(next(iter(CLUSTERS[cluster]))[:4])}
+    what = "print(hosts.host_count(), hosts.host_index(), hosts.broadcast(hosts.host_index()))"
+    processes = []
+    for index in map(str, range(2)):
+        each = {
+            "Slurm": {"SLURM_PROCID": index, "SLURM_LOCALID": index},
+            "Open MPI": {"OMPI_COMM_WORLD_RANK": index, "OMPI_COMM_WORLD_LOCAL_RANK": index},
+        }
+        environment = JAX | CLUSTERS[cluster] | mine | each[cluster]
+        processes.append(start(["-c", TALK.format("", what), "()"], environment))
+    assert ended(*processes) == [(0, [f"2 {index} 0", "done"], []) for index in range(2)]
+
+
+@with_jax
 @pytest.mark.parametrize("failing", [0, 1])
-def test_an_error_reaches_every_host(failing):
-    what = f"if job.index == {failing}: raise FileNotFoundError('no data here\\nmore')\n        job.gather(0)"
+@pytest.mark.parametrize(
+    ("error", "last_line", "ends_with"),
+    [("UserError('no data')", "error: no data", 2), ("KeyError('x')", "KeyError: 'x'", 1)],
+)
+def test_an_error_ends_every_host(failing, error, last_line, ends_with):
+    what = f"if hosts.host_index() == {failing}: raise {error}\n        hosts.wait_for_all('x')"
     port = free_port()
-    results = ended(*[talk(what, index, port, 3) for index in range(3)])
-    named = f"error: {(FIRST, SECOND)[failing]}: no data here"
-    for index, (status, out, err) in enumerate(results):
-        assert (status, out) == (2, [])
-        assert err == (["error: no data here", "more"] if index == failing else [named])
+    for index, (status, out, err) in enumerate(ended(*[talk(what, index, port, 3) for index in range(3)])):
+        if index == failing:
+            assert (status, out, err[-1]) == (ends_with, [], last_line)
+            assert len(err) == 1 or err[0] == "Traceback (most recent call last):"
+        else:
+            assert status not in (0, 2) and out == [] and err[-1].startswith(GONE)
 
 
-def test_a_bug_reaches_every_host():
-    what = "if job.index == 1: raise KeyError('x')\n        job.gather(0)"
-    port = free_port()
-    (status, _, err), (other_status, _, other_err) = ended(*[talk(what, index, port) for index in range(2)])
-    assert (status, err) == (1, [f"error: {SECOND}: KeyError: 'x'"])
-    assert other_status == 1 and other_err[0].startswith("Traceback")
-
-
+@with_jax
 def test_what_differs_is_named_by_every_host():
-    what = "job.agree('run the same code', {'a.py': 1, 'b.py': job.index // 2}, 'copy it')"
+    what = "hosts.check_same_on_all_hosts('run the same code', {'a.py': 1, 'b.py': hosts.host_index() // 2}, 'copy it')"
     port = free_port()
-    line = "error: all hosts must run the same code; found that host 2 (127.0.0.1) differs from host 0 in b.py: "
+    line = "error: all hosts must run the same code; found that host 2 differs from host 0 in b.py: "
     for result in ended(*[talk(what, index, port, 3) for index in range(3)]):
         assert result == (2, [], [f"{line}1 against 0: copy it"])
 
 
+@with_jax
+def test_hosts_with_different_numbers_of_devices():
+    port = free_port()
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    for status, _, (line,) in ended(talk("", 0, port), talk("", 1, port, environment=two)):
+        assert status == 2 and "found that host 1 has 2, and host 0 1: hide the others" in line
+
+
+@with_jax
 @with_signals
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP", "SIGINT"])
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM"])
 def test_a_host_that_ends_ends_all(victim, how):
+    """The others wait for it; their last line says why they end, whatever JAX prints before."""
     port = free_port()
-    processes = [talk("print('here', flush=True); time.sleep(60)", index, port) for index in range(2)]
+    waits = f"time.sleep(60) if hosts.host_index() == {victim} else hosts.wait_for_all('x')"
+    processes = [talk(f"print('here', flush=True)\n        {waits}", index, port) for index in range(2)]
     for process in processes:
-        assert process.stdout.readline() == "here\n"
+        wait_for(process, "here")
     processes[victim].send_signal(getattr(signal, how))
     began = time.monotonic()
-    ((status, _, (line,)),) = ended(processes[1 - victim])
-    assert time.monotonic() - began < 15
-    who = (FIRST, SECOND)[victim]
-    if how == "SIGINT":
-        assert (status, line) == (130, f"stopped at {who}; start all of them again")
+    ((status, _, lines),) = ended(processes[1 - victim])
+    assert time.monotonic() - began < 60
+    assert status not in (0, 2) and lines[-1].startswith(GONE) and "--resume" in lines[-1]
+    if how in ("SIGINT", "SIGTERM"):
         assert ended(processes[victim]) == [(130, [], [])]
-        return
-    why = {"SIGKILL": "closed|reset", "SIGSTOP": "3 s of silence"}[how]
-    assert status == 1 and f"found that {who} is gone" in line and "start all of them again" in line
-    assert re.search(why, line), line
     processes[victim].kill()
     ended(processes[victim])
 
 
-def test_nobody_comes():
-    ((status, _, (line,)),) = ended(talk("", 0, free_port(), 3, given=1))
-    assert status == 1 and "found no sign of host 1 (localhost), host 2 (127.0.0.1)" in line and "1 s" in line
+# ----------------------------------------------------------------------------------------------------------
+# Hosts that do not find each other
 
 
-def test_nobody_is_there():
-    port = free_port()
-    ((status, _, (line,)),) = ended(talk("", 1, port, given=1))
-    assert status == 1 and f"must reach host 0 at 127.0.0.1:{port}" in line and "refused" in line
+NOT_ALL_CAME = {
+    "nobody comes": [(0, 3)],
+    "nobody is there": [(1, 2)],
+    "one of three does not come": [(0, 3), (1, 3)],
+    "the same index twice": [(0, 3), (1, 3), (1, 3)],
+}
 
 
-def test_no_such_name():
-    ((status, _, (line,)),) = ended(talk("", 1, free_port(), given=1, first="nowhere.invalid"))
-    assert status == 1 and "must reach host 0 at nowhere.invalid" in line and "see that host 0 runs" in line
-
-
-def test_all_wait_until_the_first_of_them_may_not_any_more():
-    """Host 1 starts, some seconds later host 0, and host 2 never: one deadline for all."""
+@with_jax
+@pytest.mark.parametrize("case", NOT_ALL_CAME)
+def test_not_all_hosts_come(case):
     port, began = free_port(), time.monotonic()
-    early = talk("", 1, port, 3, given=8)
-    time.sleep(4)
-    for status, _, (line,) in ended(early, talk("", 0, port, 3, given=8)):
-        assert status == 1 and "within 8 s of each other; found no sign of host 2 (127.0.0.1)" in line
-    assert 7 < time.monotonic() - began < 11.5  # and not 12
+    for status, _, err in ended(*[talk("", index, port, count, given=5) for index, count in NOT_ALL_CAME[case]]):
+        assert status not in (0, 2)
+        assert "all hosts must start within 5 s of each other" in err[-1] and "--hosts" in err[-1]
+    assert time.monotonic() - began < 60
 
 
-# A JAX that never comes to an end of its start.
-HANGING = """import types
-        stuck = types.SimpleNamespace(initialize=lambda *_, **more: time.sleep(60))
-        sys.modules["jax"] = types.SimpleNamespace(
-            distributed=stuck, config=types.SimpleNamespace(update=lambda *_: None))
-        hosts.jax_timeout, began = 2.0, time.monotonic()
-        job.start_jax()"""
-
-
-def test_the_wait_for_hosts_and_for_jax_have_one_deadline():
-    port, began = free_port(), time.monotonic()
-    first = talk(HANGING, 0, port, given=6)
-    time.sleep(3)
-    results = ended(first, talk(HANGING, 1, port, given=6))
-    assert 7 < time.monotonic() - began < 10.5  # and not 3 + 6 + 2
-    for status, _, (line,) in results:
-        assert status == 1 and "could not start" in line and "no answer within 8 s of the start" in line
-
-
-def test_one_of_three_does_not_come():
-    port = free_port()
-    for status, _, (line,) in ended(*[talk("", index, port, 3, given=2) for index in (0, 1)]):
-        assert status == 1 and "found no sign of host 2 (127.0.0.1)" in line
-
-
+@with_jax
 def test_another_program_is_there():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        ((status, _, (line,)),) = ended(talk("", 1, server.getsockname()[1]))
-    assert status == 1 and "another program" in line and "--hosts" in line
+        ((status, _, err),) = ended(talk("", 1, server.getsockname()[1], given=5))
+    assert status not in (0, 2) and "could not join them" in err[-1] and "--hosts" in err[-1]
 
 
+@with_jax
 def test_the_port_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as server:
         ((status, _, (line,)),) = ended(talk("", 0, server.getsockname()[1]))
-    assert status == 1 and "must be able to listen" in line
+    assert status == 1 and "must be able to listen" in line and "in use" in line
 
 
-def test_the_same_index_twice():
-    port = free_port()
-    for status, _, (line,) in ended(*[talk("", index, port, 3) for index in (0, 1, 1)]):
-        assert status == 1 and "a --host-index of its own; found 1 twice" in line
+@with_jax
+@pytest.mark.parametrize("others", [(3, "127.0.0.1"), (2, "localhost")])
+def test_another_list(others):
+    port, (count, first) = free_port(), others
+    line = "all hosts must be given the same --hosts; found that host 1 differs from host 0 in the list"
+    for status, _, err in ended(talk("", 0, port), talk("", 1, port, count, first=first)):
+        assert status == 2 and line in err[-1]
 
 
-def test_another_list():
-    port = free_port()
-    results = ended(talk("", 0, port, 2), talk("", 1, port, 3))
-    for status, _, (line,) in results:
-        assert status == 1 and f"127.0.0.1:{port}" not in line and "found 127.0.0.1,localhost,127.0.0.1 at" in line
-
-
-def test_strangers_are_sent_away():
+@with_jax
+def test_strangers_at_the_port_do_no_harm():
     port = free_port()
     first = talk("", 0, port)
     deadline = time.monotonic() + 20
@@ -331,22 +361,16 @@ def test_strangers_are_sent_away():
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as stranger:
                 stranger.sendall(b"GET / HTTP/1.1\r\nHost: me\r\n\r\n")
-                assert not stranger.recv(100)
+                stranger.recv(100)
             break
         except ConnectionRefusedError:
             time.sleep(0.1)
-        except ConnectionResetError:
+        except OSError:
             break
     assert ended(first, talk("", 1, port)) == [(0, ["done"], [])] * 2
 
 
-def test_another_backend(tmp_path):
-    command = ["train_emotion_classifier.py", "--hosts", "a:1,b", "--host-index", 0, "--output-dir", tmp_path]
-    ((status, _, (line,)),) = ended(start(command, {"KERAS_BACKEND": "tensorflow"}))
-    assert status == 2 and "found tensorflow: set KERAS_BACKEND=jax" in line
-
-
-# ------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # Training on two of them
 
 # A network that is compiled in seconds, with dropout and batch normalisation, whose figures are those of a whole batch.
@@ -354,12 +378,14 @@ def test_another_backend(tmp_path):
 # there is to go on with, and its losses; from epoch SLOW on, batches come slowly.
 TRAIN = """
 import os, sys, time
+sys.modules["tensorflow"] = None  # Keras on JAX works without it, and its import takes seconds
+from training import hosts
 import keras
 keras.config.set_floatx("float64")
-from training import hosts
 import train_emotion_classifier as train
 from command_line import exit_status
-hosts.start_timeout = 30.0
+from models.cnn import EMOTION_MAPS
+hosts.START_TIMEOUT = 60
 train.choose_precision = lambda wanted, name: "float64"
 
 def small(input_shape, classes, l2=0.0):
@@ -367,7 +393,7 @@ def small(input_shape, classes, l2=0.0):
     x = inputs = keras.Input(input_shape)
     x = layers.BatchNormalization()(layers.Conv2D(4, 3, strides=3, use_bias=False)(x))
     x = layers.Dropout(0.25)(layers.ReLU()(x))
-    x = layers.GlobalAveragePooling2D()(layers.Conv2D(classes, 3, name=train.EMOTION_MAPS)(x))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(classes, 3, name=EMOTION_MAPS)(x))
     return keras.Model(inputs, layers.Softmax()(x), name="tiny_XCEPTION")
 
 train.NETWORKS["tiny_XCEPTION"] = small
@@ -487,7 +513,7 @@ def test_two_hosts_train_as_one(unbroken, tmp_path, faces_csv, compiled):
     for line, row in zip(said("losses", second[1]), log(folder / "0"), strict=True):
         assert [*map(float, line.split()[2:])] == pytest.approx([row["loss"], row["val_loss"]], rel=1e-5)
     assert first[2] == second[2] == []
-    others = [line for line in second[1] if "[Gloo]" not in line and not line.startswith(("weights", "losses"))]
+    others = [line for line in second[1] if not line.startswith(("weights", "losses"))]
     assert others == [] and "PrivateTest" in " ".join(first[1])
     assert os.listdir(folder) == ["0"] and len(os.listdir(folder / "0")) == 5
 
@@ -510,19 +536,17 @@ def test_devices_of_one_host_share_a_batch(unbroken, tmp_path, faces_csv, compil
 @with_signals
 @pytest.mark.parametrize(("victim", "how"), [(1, "SIGINT"), (1, "SIGTERM"), (1, "SIGKILL"), (0, "SIGKILL")])
 def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, compiled, unbroken, victim, how):
-    """The other ends with one line; both go on as if nothing had been, though one of them has none of the files."""
+    """The other ends with a line; both go on as if nothing had been, though one of them has none of the files."""
     processes = on_two(tmp_path, faces_csv, compiled | {"SLOW": "2"})
     for process in processes:
         wait_for(process, "slow")
     processes[victim].send_signal(getattr(signal, how))
     began = time.monotonic()
-    ((status, _, (line,)),) = ended(processes[1 - victim])
-    assert time.monotonic() - began < 30
-    who, stopped = (FIRST, SECOND)[victim], how in ("SIGINT", "SIGTERM")
-    assert (status, who in line) == (130 if stopped else 1, True), line
-    assert "start all of them again with --resume, which goes on after epoch 2" in line
+    ((status, _, lines),) = ended(processes[1 - victim])
+    assert time.monotonic() - began < 60
+    assert status not in (0, 2) and lines[-1].startswith(GONE), lines
     ((status, _, err),) = ended(processes[victim])
-    assert (status, err) == ((130, []) if stopped else (-signal.SIGKILL, []))
+    assert (status, err) == ((130, []) if how in ("SIGINT", "SIGTERM") else (-signal.SIGKILL, err))
     assert len(log(tmp_path / "0")) == 2 and not list((tmp_path / "0").glob(".*"))
 
     if how != "SIGTERM":
@@ -544,20 +568,6 @@ def test_batches_that_can_not_be_divided(tmp_path, faces_csv, compiled):
         )
 
 
-@with_jax
-def test_a_firewall_between_the_hosts(tmp_path, faces_csv, compiled):
-    blocked = (
-        "hosts.Relay._connect = lambda self, near: time.sleep(60)\n"
-        "hosts.start_timeout, hosts.jax_timeout = 4.0, 4.0\ntrain.choose"
-    )
-    script = ("-c", TRAIN.replace("train.choose", blocked, 1))
-    at = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
-    for status, _, (line,) in ended(
-        *[training(tmp_path, faces_csv, compiled, *at, i, script=script) for i in range(2)]
-    ):
-        assert status == 1 and "could not start" in line and "no answer within 8 s" in line and "firewall" in line
-
-
 def other_settings(tmp_path, faces_csv):
     return ["--learning-rate", 0.1], faces_csv, ROOT, ["the same settings", "in learning_rate: 0.1 against 0.006"]
 
@@ -565,7 +575,7 @@ def other_settings(tmp_path, faces_csv):
 def other_code(tmp_path, faces_csv):
     copy = tmp_path / "copy"
     copy.mkdir()
-    for file in hosts.code_of(ROOT):  # Python looks for modules beside the script first
+    for file in hosts.code_hashes(ROOT):  # Python looks for modules beside the script first
         (copy / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, copy / file)
     with (copy / "models" / "cnn.py").open("a") as file:
@@ -592,11 +602,12 @@ def test_what_a_host_has_of_its_own(tmp_path, faces_csv, compiled, case):
         training(tmp_path / "0", faces_csv, compiled, *at, 0, script=script),
         training(tmp_path / "1", data, compiled, *at, 1, *flags, script=script, where=where),
     ]
-    results = ended(*processes)
-    for index, (status, _, err) in enumerate(results):
-        assert status == 2 and all(word in err[0] for word in named), err
-        assert "host 1 (localhost)" in err[0] or (index == 1 and case is no_data)
-        assert len(err) == 1 or case is no_data
+    for index, (status, _, err) in enumerate(ended(*processes)):
+        if case is no_data and index == 0:
+            assert status not in (0, 2) and err[-1].startswith(GONE)
+        else:
+            assert (status, len(err)) == (2, 1) and all(word in err[0] for word in named), err
+            assert "host 1" in err[0] or case is no_data
     assert not (tmp_path / "0").exists() and not (tmp_path / "1").exists()
 
 
@@ -618,6 +629,6 @@ def test_a_host_lacks_a_folder(tmp_path, compiled, splits, named):
     at = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
     processes = [training(tmp_path / str(i), data, compiled, *at, i) for i, data in enumerate((whole, part))]
     for index, (status, out, err) in enumerate(ended(*processes, within=120)):
-        assert (status, said("losses", out), len(err)) == (2, [], 1), err
-        assert named in err[0] and (index == 1 or "host 1 (localhost)" in err[0]), err
+        assert status != 0 and said("losses", out) == []
+        assert named in err[-1] or (index == 0 and err[-1].startswith(GONE)), err
     assert not (tmp_path / "0").exists() and not (tmp_path / "1").exists()

@@ -321,7 +321,6 @@ class RunRecord(keras.callbacks.Callback):
             self.rows = saved["rows"]
             best.path, best.score = files.state.with_name(saved["best_name"]), tuple(saved["best_score"])
             best.earlier_files = saved.get("others", [])
-            hosts.note_epochs_saved(len(self.rows))
 
     def _variables(self):
         seeds = [v for v in self.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
@@ -355,7 +354,6 @@ class RunRecord(keras.callbacks.Callback):
         if hosts.is_first_host():
             self._write()
         hosts.wait_for_all("the epoch is saved")
-        hosts.note_epochs_saved(len(self.rows))
 
     def _write(self):
         description = {
