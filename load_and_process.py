@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -76,6 +76,7 @@ Without it, `--dataset drawn` works at once, on drawn faces."""
 
 CACHE_VERSION = 3  # raise the number when the same source gives other arrays, or the cache has another form
 IN_MEMORY = 2**28  # bytes of faces; more faces stay in the cache's file, and the system reads the parts in use
+ROWS_PER_BATCH = 64  # half a megabyte of CSV, which the processor's cache holds
 IMAGES_PER_BATCH = 512  # images that are decoded side by side
 MAX_UNREADABLE = 0.01  # share of a folder's images; the unreadable images are named and left out
 MAX_NAMED = 20  # unreadable images in a message
@@ -297,21 +298,31 @@ def _read_csv(path: Path, image_size: tuple[int, int]) -> Arrays:
     """Return the images of a CSV: split by split, and in each split in the order of the rows."""
     from tqdm import tqdm
 
-    splits, emotions, faces = [], [], []
+    splits, emotions, faces, side = [], [], [], 0
     bar = tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
     with reading(path), path.open("rb") as file, bar:
         try:
-            for split, emotion, face in _csv_rows(path, _decompressed(path, file)):
-                splits.append(split)
-                emotions.append(emotion)
-                faces.append(face if face.shape[:2] == tuple(image_size) else resize_face(face, image_size))
+            rows = _csv_rows(path, _decompressed(path, file))
+            while batch := list(islice(rows, ROWS_PER_BATCH)):
+                lines, batch_splits, batch_emotions, pixels = zip(*batch, strict=True)
+                side = side or math.isqrt(len(pixels[0].split()))  # the first row sets the size of all rows
+                batch_faces = _parse_pixels(pixels, side)
+                if batch_faces is None:
+                    raise _pixel_error(path, lines, pixels, side)
+                if tuple(image_size) != (side, side):
+                    batch_faces = np.stack([resize_face(face, image_size) for face in batch_faces])
+                splits += batch_splits
+                emotions += batch_emotions
+                faces.append(batch_faces)
                 bar.update(file.tell() - bar.n)
         except DAMAGED as error:
             raise UserError(f"{path} must be whole; found damage ({error}): download it again") from error
     if not faces:
         raise UserError(f"{path}: a CSV must have a row for each image; found only its header: download it again")
-    order = np.argsort(splits, kind="stable")
-    return np.array(splits)[order], np.array(emotions, np.int64)[order], np.stack([faces[index] for index in order])
+    order, faces = np.argsort(splits, kind="stable"), np.concatenate(faces)
+    if (np.diff(order) != 1).any():  # most files have their splits one after the other
+        faces = faces[order]
+    return np.array(splits)[order], np.array(emotions, np.int64)[order], faces
 
 
 def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
@@ -343,8 +354,8 @@ def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
     return file
 
 
-def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (index of SPLITS, emotion, face uint8 (side, side, 1)) of every row."""
+def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (line, index of SPLITS, emotion, pixels) of every row."""
     header = stream.readline()
     columns = [_field(name).lower() for name in header.removeprefix(b"\xef\xbb\xbf").split(b",")]
     if not {b"usage", b"emotion", b"pixels"} <= set(columns):
@@ -352,7 +363,6 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, np.ndarr
     usage_at, emotion_at, pixels_at = (columns.index(name) for name in (b"usage", b"emotion", b"pixels"))
     split_numbers = {split.encode(): number for number, split in enumerate(SPLITS)}
     emotion_numbers = {b"%d" % number: number for number in range(len(EMOTIONS))}
-    side = 0
     for line, text in enumerate(stream, 2):
         if text.isspace():
             continue
@@ -364,16 +374,7 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, np.ndarr
             raise _row_error(path, line, f"Usage must be one of {', '.join(SPLITS)}", _quoted(usage))
         if emotion not in emotion_numbers:
             raise _row_error(path, line, f"emotion must be 0 to {len(EMOTIONS) - 1}", _quoted(emotion))
-        if pixels.translate(None, b"0123456789 \t\v\f"):
-            raise _pixel_error(path, line, pixels)
-        face = np.fromstring(pixels, np.int64, sep=" ")
-        side = side or math.isqrt(face.size)  # the first row sets the size of all rows
-        if not face.size or face.size != side**2:
-            rule = "all rows must have the pixels of one square, 48 x 48 = 2304 in FER2013"
-            raise _row_error(path, line, rule, face.size)
-        if face.max() > 255:
-            raise _pixel_error(path, line, pixels)
-        yield split_numbers[usage], emotion_numbers[emotion], face.astype(np.uint8).reshape(side, side, 1)
+        yield line, split_numbers[usage], emotion_numbers[emotion], pixels
 
 
 def _row_error(path: Path, line: int, rule: str, found: object) -> UserError:
@@ -381,12 +382,41 @@ def _row_error(path: Path, line: int, rule: str, found: object) -> UserError:
     return UserError(f"{path}, line {line}: {rule}; found {found}: correct the line, or download the file again")
 
 
-def _pixel_error(path: Path, line: int, pixels: bytes) -> UserError:
-    """Return the error for the first pixel that breaks the rule."""
-    words = pixels.split()
-    index = next(index for index, word in enumerate(words) if not word.isdigit() or int(word) > 255)
-    found = f"{_quoted(words[index])} as number {index + 1}"
-    return _row_error(path, line, "pixels must be whole numbers from 0 to 255", found)
+def _parse_pixels(rows: Sequence[bytes], side: int) -> np.ndarray | None:
+    """Return faces (n, side, side, 1) from rows of numbers, or None where a row is at fault.
+
+    All bytes are handled at once.  A number's value, at its last digit, is that digit, plus ten times the digit
+    before, plus a hundred times the digit before that.  This is twice as fast as `np.fromstring` for each row.
+    """
+    text = np.frombuffer(b"\n\n" + b"\n".join(rows) + b"\n", np.uint8)
+    digits = text - 48  # other bytes wrap around, far above 9
+    is_digit = digits < 10
+    digits *= is_digit
+    values = digits[2:].astype(np.uint16)
+    values += digits[1:-1] * np.uint8(10)
+    values += digits[:-2] * is_digit[1:-1] * np.uint16(100)
+    ends = np.flatnonzero(is_digit[2:-1] & ~is_digit[3:])
+    values = values[ends]
+    counts = np.diff(np.searchsorted(ends, np.flatnonzero(text[2:] == 10)), prepend=0)
+    too_long = is_digit[3:] & is_digit[2:-1] & is_digit[1:-2] & is_digit[:-3]
+    is_space = text <= 32
+    if (counts != side**2).any() or (values > 255).any() or too_long.any() or (is_digit == is_space).any():
+        return None
+    return values.astype(np.uint8).reshape(len(rows), side, side, 1)
+
+
+def _pixel_error(path: Path, lines: Sequence[int], rows: Sequence[bytes], side: int) -> UserError:
+    """Return the error for the first of the rows that `_parse_pixels` refuses."""
+    for line, row in zip(lines, rows, strict=True):
+        pixels = row.split()
+        for number, pixel in enumerate(pixels, 1):
+            if not (pixel.isdigit() and len(pixel) <= 3 and int(pixel) <= 255):
+                rule = "pixels must be whole numbers from 0 to 255"
+                return _row_error(path, line, rule, f"{_quoted(pixel)} as number {number}")
+        if not pixels or len(pixels) != side**2:
+            rule = "all rows must have the pixels of one square, 48 x 48 = 2304 in FER2013"
+            return _row_error(path, line, rule, len(pixels))
+    raise AssertionError("_parse_pixels refused rows that are right")
 
 
 def _field(text: bytes) -> bytes:
