@@ -47,11 +47,9 @@ SMALLEST_WITH_PANEL = 160  # pixels, the shorter side of the smallest picture wi
 SMALLEST_TEXT = 0.5  # of the panel and of the help
 PANEL_SIZES = (1, 0.8, 0.65, 0.5)  # of the panel and of the help, as shares of the usual size
 BAR_LENGTHS = (112, 50)  # pixels; a panel becomes narrow before it becomes small
-SMALLEST_LABEL, LEAST_LABEL = (
-    0.65,
-    0.45,
-)  # of a small face's label: at least the first, and this share of the usual size
-TIGHT_LABEL = 0.8  # share of that, where there is little room
+SMALLEST_LABEL = 0.65  # of a small face's label
+LEAST_LABEL = 0.45  # the same as a share of the picture's scale, where this is larger
+TIGHT_LABEL = 0.8  # share of the smallest label's scale where there is little room
 UNIT_STEP = 0.05  # so that the text of a moving face does not tremble
 
 # Where a label can be, best first: (from top to bottom, from left to right).
@@ -425,10 +423,9 @@ def _steady_spot(spots, taken, near, last):
     Returns:
         (size, spot), or None where every spot hides something.
     """
-    first = last == FIRST
-    if last and not first and last[0] >= len(spots):
-        last = None
-    kept = last is not None and not first
+    if last not in (None, FIRST) and last[0] >= len(spots):  # of a picture of another size
+        last = FIRST
+    first, kept = last == FIRST, last not in (None, FIRST)
     for size, boxes in enumerate(spots):
         avoided = near if not first and (last is None or size < last[0]) else taken
         if kept and size >= last[0] and (box := boxes[last[1]]) and not _hides(box, avoided):
@@ -541,6 +538,8 @@ def blend_heat_map(image: np.ndarray, box: Box, heat: np.ndarray, roll: float = 
         heat: float (n, m) from 0 to 1.
         roll: Radians by which box and map are turned about the box's centre, clockwise.
     """
+    if min(box[2:]) < 1:
+        return
     heat = cv2.resize(np.asarray(heat, np.float32), box[2:], interpolation=cv2.INTER_CUBIC)
     if roll:
         across, down = _turn(1, 1, roll)
