@@ -227,7 +227,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
 
     # What can be refused is refused before the data are read.
     hosts.check_divisible("--batch-size", args.batch_size)
-    saved = load_saved_run(files, settings) if args.resume else None
+    saved = load_saved_run(files, settings, args.resume)
     boards = tensorboard_callbacks(args) if args.tensorboard and hosts.is_first_host() else []
     with hosts.single_host():
         build(input_shape, 2)

@@ -311,6 +311,28 @@ def test_a_host_that_ends_ends_all(victim, how):
 # Hosts that do not find each other
 
 
+@with_jax
+@with_signals
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("waits", ["for the start", "for another host"])
+def test_stopping_a_host_that_waits_in_c(waits, how):
+    port = free_port()
+    what = "print('here', flush=True)\n        time.sleep(60 * hosts.host_index()); hosts.wait_for_all('x')"
+    before = "hosts.GRACE = 1\nprint('here', flush=True)"
+    processes = [talk(what, index, port, before=before) for index in range(1 if waits == "for the start" else 2)]
+    for process in processes:
+        for _ in range(len(processes)):
+            wait_for(process, "here")
+    time.sleep(3)
+    processes[0].send_signal(getattr(signal, how))
+    began = time.monotonic()
+    ((status, _, lines),) = ended(processes[0])
+    assert time.monotonic() - began < 10
+    assert (status, lines) == (130, ["stopped while it waited for the other hosts"])
+    for status, _, lines in ended(*processes[1:]):
+        assert status not in (0, 2) and lines[-1].startswith(GONE)
+
+
 NOT_ALL_CAME = {
     "nobody comes": [(0, 3)],
     "nobody is there": [(1, 2)],

@@ -38,9 +38,7 @@ class TrainingData(NamedTuple):
     emotions: tuple[str, ...]
     faces: np.ndarray  # uint8 (n, height, width, 1), of the Training split
     labels: np.ndarray  # float32 (n, emotions), rows summing to 1
-    train_indices: (
-        np.ndarray
-    )  # int (m,), the faces to learn from; the others are held out, or copies of those
+    train_indices: np.ndarray  # int (m,), the faces to learn from; the others are held out, or copies of those
     validation: Split  # chooses the best epoch
     validation_name: str
     calibration: Split  # the temperature is fitted on it; empty for small data

@@ -16,9 +16,11 @@ import importlib.metadata
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -31,6 +33,7 @@ from command_line import UserError
 
 START_TIMEOUT = 45  # seconds in which all hosts must have started
 SILENCE_TIMEOUT = 20  # seconds without a heartbeat after which a host counts as gone
+GRACE = 10  # seconds that Ctrl-C and SIGTERM leave Python to end this process
 PACKAGES = ("keras", "jax", "jaxlib", "numpy", "opencv-python")  # all hosts compute with the same versions
 CODE = ("*.py", "models/*.py", "training/*.py", "recognition/*.py")
 GONE = (
@@ -77,18 +80,24 @@ def joined(hosts: str | None = None, host_index: int | None = None) -> Iterator[
     def set_last_line(line):
         print(line, file=last_line.stdin, flush=True)
 
+    def stop():
+        set_last_line("stopped while it waited for the other hosts")
+        _end_at_once(130)
+
     try:
         who = "this host" if index is None else f"host {index} ({names[index]})"
         set_last_line(
             f"error: all hosts must start within {START_TIMEOUT} s of each other; found that {who} could not join them "
             "(JAX's reason is above): give all the same --hosts, and see that no firewall lies between them"
         )
-        _start_jax(names, index)
+        with _interruptible(0, stop):
+            _start_jax(names, index)
         set_last_line(GONE)
         _check_devices()  # before the first exchange, for which all need as many
         check_same_on_all_hosts("be given the same --hosts", {"the list": list(names)}, "correct one of them")
-        yield
-        wait_for_all("the end")  # the first host may still measure its best checkpoint
+        with _interruptible(GRACE, stop):
+            yield
+            wait_for_all("the end")  # the first host may still measure its best checkpoint
     except BaseException as error:
         set_last_line("")
         # JAX's own end would wait for the others, who learn from this end that they must end, too.
@@ -100,6 +109,30 @@ def joined(hosts: str | None = None, host_index: int | None = None) -> Iterator[
     set_last_line("")
     last_line.stdin.close()
     last_line.wait()
+
+
+@contextlib.contextmanager
+def _interruptible(grace, stop):
+    """Call `stop` in a thread some seconds after Ctrl-C or SIGTERM; Python can't react while it waits in C++."""
+    arrived, to_arrived = os.pipe()
+    os.set_blocking(to_arrived, False)
+    block_over = threading.Event()
+
+    def watch():
+        if os.read(arrived, 1) and not block_over.wait(grace):
+            stop()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    signal.set_wakeup_fd(to_arrived)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        block_over.set()
+        os.close(to_arrived)
+        thread.join()
+        os.close(arrived)
 
 
 def _start_jax(names, index):

@@ -371,12 +371,13 @@ class RunRecord(keras.callbacks.Callback):
         self.best.forget_superseded()
 
 
-def load_saved_run(files: RunFiles, settings: dict) -> dict | None:
+def load_saved_run(files: RunFiles, settings: dict, resume: bool) -> dict | None:
     """Return the run to go on with, or None where there is none; the first host reads it, all get it from there.
 
     Args:
         files: Of the run.
         settings: Of the run to be; most of them must equal the saved ones.
+        resume: Whether to look for a run; the first host's word counts.
 
     Returns:
         dict: "settings", "rows" (a dict per finished epoch), "best_name", "best_score", "others" (checkpoints of
@@ -386,7 +387,7 @@ def load_saved_run(files: RunFiles, settings: dict) -> dict | None:
         UserError: The folder holds another network's run, the file is damaged, or a setting must stay as it was.
     """
     content = b""
-    if hosts.is_first_host() and read_saved_run(files, settings):
+    if resume and hosts.is_first_host() and read_saved_run(files, settings):
         content = files.state.read_bytes()
     content = hosts.broadcast_bytes(content)
     return parse_saved_run(io.BytesIO(content)) if content else None
