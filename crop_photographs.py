@@ -18,17 +18,19 @@ import cv2
 from command_line import Parser, UserError, exit_status, number_in_range, replacing_folder
 from load_and_process import decode_image, find_source, list_images
 from models.classifier import crop_box
-from recognition.detection import FaceDetector, find_cascade
+from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector
 
 # ----------------------------------------------------------------------------------------------------------
 # fmt: off
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
-cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
+detector = "haar"              # haar, blazeface, or the path of YuNet's .onnx file
+smallest_face = 0.03           # side of the smallest face, share of the photograph's shorter side
+# haar alone
+cascade = DEFAULT_CASCADE      # a path, or the name of a file in haarcascade_files/ or in OpenCV
 detection_side = 960           # pixels; the shorter side of larger photographs is reduced to this to look for faces
-scale_factor = 1.2             # step between the face sizes looked for
+scale_factor = 1.1             # step between the face sizes looked for
 min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
-smallest_face = 0.1            # side of the smallest face, share of the photograph's shorter side
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
@@ -40,6 +42,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("photographs", metavar="PHOTOGRAPHS", help="a folder with train/EMOTION/* and so on")
     add("faces", metavar="FACES", type=Path, help="a new folder, for the faces")
     add = parser.add_argument_group("finding faces").add_argument
+    text = "haar, blazeface, or YuNet's .onnx file (default: %(default)s)"
+    add("--detector", metavar="NAME", default=detector, help=text)
+    text = "side of the smallest face, share of the photograph's shorter side (default: %(default)s)"
+    add("--smallest-face", metavar="N", type=number_in_range(float, 0, most=1), default=smallest_face, help=text)
+    add = parser.add_argument_group("the detector haar").add_argument
     add("--cascade", metavar="XML", default=cascade, help="Haar cascade (default: %(default)s)")
     text = "pixels to which the shorter side of larger photographs is reduced (default: %(default)s)"
     add("--detection-side", metavar="N", type=number_in_range(int, 24), default=detection_side, help=text)
@@ -47,17 +54,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--scale-factor", metavar="N", type=number_in_range(float, 1.01), default=scale_factor, help=text)
     text = "overlapping finds that make a face (default: %(default)s)"
     add("--min-neighbors", metavar="N", type=number_in_range(int, 0), default=min_neighbors, help=text)
-    text = "side of the smallest face, share of the photograph's shorter side (default: %(default)s)"
-    add("--smallest-face", metavar="N", type=number_in_range(float, 0, most=1), default=smallest_face, help=text)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Cut the faces out, and print how many there were; return the exit status."""
     args = parse_args(argv)
-    detect = FaceDetector(
-        find_cascade(args.cascade), args.detection_side, args.scale_factor, args.min_neighbors, args.smallest_face
-    )
+    path = find_detector(args.detector, args.cascade)
+    sizes = args.detection_side, args.scale_factor, args.min_neighbors, args.smallest_face
+    detect = open_detector(path, True, *sizes)
     print(crop_dataset(args.photographs, args.faces, detect))
     return 0
 
@@ -92,14 +97,15 @@ def crop_dataset(photographs: str | Path, faces: str | Path, detect: FaceDetecto
     with replacing_folder(target) as partial:
         for _, _, path in tqdm(images, desc="photographs", leave=False, disable=None):
             photograph = decode_image(path)
-            boxes = [] if photograph is None else detect(photograph)
-            if not len(boxes):
+            found = None if photograph is None else detect(photograph)
+            if found is None or not len(found.boxes):
                 not_found.append(f"{path}: {'it is no image' if photograph is None else 'no face found'}")
                 continue
-            several += len(boxes) > 1
+            several += len(found.boxes) > 1
             folder = (partial / path.relative_to(source)).parent
             folder.mkdir(parents=True, exist_ok=True)
-            png = cv2.imencode(".png", crop_box(photograph, boxes[0]))[1]  # the first box is the largest
+            face = crop_box(photograph, found.boxes[0], found.rolls[0])  # the first face is the largest
+            png = cv2.imencode(".png", face)[1]
             (folder / f"{path.name}.png").write_bytes(png)
         if len(not_found) == len(images):
             raise UserError(f"{source}: photographs must show a face; found none in any of {len(images):,}")

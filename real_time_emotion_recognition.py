@@ -25,7 +25,7 @@ import cv2
 from command_line import Parser, UserError, exit_status, number_in_range
 from models.classifier import EmotionClassifier
 from recognition.annotation import LANGUAGES, Annotator
-from recognition.detection import FaceDetector, find_cascade
+from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector
 from recognition.recording import (
     OutputFiles,
     Records,
@@ -60,12 +60,16 @@ flip = False                   # average in each face's mirror image: a little m
 smoothing = 0.25               # time constant in seconds of each face's average over time; 0: no average
 uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never; over 1: always
 # finding faces
-cascade = "haarcascade_frontalface_default.xml"  # a path, or the name of a file in haarcascade_files/ or in OpenCV
-detection_side = 240           # pixels; the shorter side of larger frames is reduced to this to look for faces
-still_detection_side = 960     # the same for images, where there is time to look for small faces
+detector = "haar"              # haar, blazeface, or the path of YuNet's .onnx file
+smallest_face = 0.067          # side of the smallest face, share of the frame's shorter side: about 3 m from a webcam
+still_smallest_face = 0.03     # the same for images, where there is time to look for small faces
+# haar alone
+cascade = DEFAULT_CASCADE      # a path, or the name of a file in haarcascade_files/ or in OpenCV
+detection_side = 360           # pixels; the shorter side of larger frames is reduced to this to look for faces
+still_detection_side = 960     # the same for images
 scale_factor = 1.2             # step between the face sizes looked for
+still_scale_factor = 1.1       # the same for images
 min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
-smallest_face = 0.1            # side of the smallest face, share of the frame's shorter side
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
@@ -105,6 +109,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--uncertain-below", **number(float, 0), default=uncertain_below, help=text)
 
     add = parser.add_argument_group("finding faces").add_argument
+    text = "haar, blazeface, or YuNet's .onnx file (default: %(default)s)"
+    add("--detector", default=detector, metavar="NAME", help=text)
+    text = "side of the smallest face, share of the frame's shorter side (default: %(default)s)"
+    add("--smallest-face", **number(float, 0, most=1), default=smallest_face, help=text)
+    text = "the same for images (default: %(default)s)"
+    add("--still-smallest-face", **number(float, 0, most=1), default=still_smallest_face, help=text)
+
+    add = parser.add_argument_group("the detector haar").add_argument
     add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
     text = "pixels to which the shorter side of larger frames is reduced (default: %(default)s)"
     add("--detection-side", **number(int, 24), default=detection_side, help=text)
@@ -112,10 +124,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--still-detection-side", **number(int, 24), default=still_detection_side, help=text)
     text = "step between the face sizes looked for (default: %(default)s)"
     add("--scale-factor", **number(float, 1.01), default=scale_factor, help=text)
+    text = "the same for images (default: %(default)s)"
+    add("--still-scale-factor", **number(float, 1.01), default=still_scale_factor, help=text)
     text = "overlapping finds that make a face (default: %(default)s)"
     add("--min-neighbors", **number(int, 0), default=min_neighbors, help=text)
-    text = "side of the smallest face, share of the frame's shorter side (default: %(default)s)"
-    add("--smallest-face", **number(float, 0, most=1), default=smallest_face, help=text)
 
     args = parser.parse_args(argv)
     if not args.model:
@@ -130,17 +142,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     classify = EmotionClassifier(args.model, args.flip)
-    cascade_path = find_cascade(args.cascade)
+    detector_path = find_detector(args.detector, args.cascade)
     sources = expand_sources(args.source)
     files = OutputFiles(args.output, args.csv, args.timeline, args.explain)
     several = len(sources) > 1
     if several:
         check_folders(files)
-    reserved = ReservedPaths([*args.model, cascade_path, *(path for each in sources for path in read_files(each))])
+    reserved = ReservedPaths([*args.model, detector_path, *(path for each in sources for path in read_files(each))])
     annotate = Annotator(classify.emotions, args.language, args.heatmap, args.mirror, args.uncertain_below)
     faults = 0
     with contextlib.nullcontext() if args.headless else open_window(annotate, ROOT / "output") as window:
-        session = Session(args, classify, cascade_path, annotate, window, several, files, reserved)
+        session = Session(args, classify, detector_path, annotate, window, several, files, reserved)
         for each in sources:
             try:
                 faults += process_source(each, session)
@@ -159,7 +171,7 @@ class Session(NamedTuple):
 
     args: argparse.Namespace
     classify: EmotionClassifier
-    cascade_path: Path
+    detector_path: Path
     annotate: Annotator
     window: Window | None
     several: bool  # sources
@@ -184,8 +196,7 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
         files = name_files(frames, session)
         session.reserved.reserve(files)
         records = stack.enter_context(Records(open_recorders(files, frames, classify, annotate.labels)))
-        side = args.still_detection_side if frames.still else args.detection_side
-        detect = FaceDetector(session.cascade_path, side, args.scale_factor, args.min_neighbors, args.smallest_face)
+        detect = build_detector(session.detector_path, args, frames.still)
         track = detect_in_stills(detect) if frames.still else FaceTracker(detect)
         smooth = Smoother(0 if frames.still else args.smoothing)
         annotate.forget()
@@ -205,6 +216,15 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
     if ended_by:
         raise ended_by
     return frames.broken + records.faults
+
+
+def build_detector(path: Path, args: argparse.Namespace, still: bool) -> FaceDetector:
+    """Return the detector of a file with the settings for images, or with those for videos and cameras."""
+    if still:
+        sizes = args.still_detection_side, args.still_scale_factor, args.min_neighbors, args.still_smallest_face
+    else:
+        sizes = args.detection_side, args.scale_factor, args.min_neighbors, args.smallest_face
+    return open_detector(path, still, *sizes)
 
 
 def name_files(frames: Source, session: Session) -> OutputFiles:
@@ -232,7 +252,8 @@ def run(
     for frame in with_progress(frames, window):  # None: no new frame yet
         if frame is not None:
             tracked = track(frame.image, frame.time_s)  # k faces, each with its box
-            probabilities = classify(frame.image, [face.box for face in tracked])  # (k, emotions)
+            boxes, rolls = [face.box for face in tracked], [face.roll for face in tracked]
+            probabilities = classify(frame.image, boxes, rolls)  # (k, emotions)
             faces = smooth(tracked, probabilities, frame.time_s)
             picture = view.update(frame, faces) if records or window else None  # boxes, labels and bars
             records(frame, picture, faces)

@@ -21,35 +21,46 @@ GRID = 5  # a heat map is made from GRID x GRID parts of a face; at most 5
 # Faces
 
 
-def crop_faces(image: np.ndarray, boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+def crop_faces(
+    image: np.ndarray, boxes: np.ndarray, image_size: tuple[int, int], rolls: Sequence[float] | None = None
+) -> np.ndarray:
     """Cut the faces out of a frame, as networks see faces.
 
     Args:
         image: uint8 (h, w, 3), BGR.
         boxes: int (k, 4): x, y, width, height in pixels; what lies outside the frame is left out.
         image_size: Height and width of the result in pixels.
+        rolls: Radians (k,), clockwise: how far each face is turned around its box's centre; None: all are upright.
 
     Returns:
-        uint8 (k, height, width, 1).
+        uint8 (k, height, width, 1), the faces upright.
     """
     faces = np.empty((len(boxes), *image_size, 1), np.uint8)
-    for face, box in zip(faces, boxes, strict=True):
-        face[:] = resize_face(crop_box(image, box), image_size)
+    rolls = np.zeros(len(boxes)) if rolls is None else rolls
+    for face, box, roll in zip(faces, boxes, rolls, strict=True):
+        face[:] = resize_face(crop_box(image, box, roll), image_size)
     return faces
 
 
-def crop_box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+def crop_box(image: np.ndarray, box: np.ndarray, roll: float = 0.0) -> np.ndarray:
     """Return the part of an image that is in a box.
 
     Args:
         image: (h, w, ...).
         box: int (4,): x, y, width, height in pixels; what lies outside the image is left out.
+        roll: Radians, clockwise: how far the box is turned around its centre.
 
     Returns:
-        A view of the image, (height, width, ...).
+        (height, width, ...): a view of the image; of a turned box, a new image, in which the box is upright.
     """
     x, y, w, h = np.maximum(box, 0)
-    return image[y : y + h, x : x + w]
+    if not roll:
+        return image[y : y + h, x : x + w]
+    cos, sin = np.cos(roll), np.sin(roll)
+    back = np.array([(cos, -sin, 0), (sin, cos, 0)])  # from the upright box to the image
+    back[:, 2] = (x + (w - 1) / 2, y + (h - 1) / 2) - back[:, :2] @ ((w - 1) / 2, (h - 1) / 2)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, back, (int(w), int(h)), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -85,19 +96,20 @@ class EmotionClassifier:
             self.networks.append((header.input_shape[:2], network))
         self.sizes = tuple(dict.fromkeys(size for size, _ in self.networks))
 
-    def __call__(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, boxes: np.ndarray, rolls: Sequence[float] | None = None) -> np.ndarray:
         """Compute the probabilities of the faces in a frame.
 
         Args:
             image: uint8 (h, w, 3), BGR.
             boxes: int (k, 4): x, y, width, height in pixels.
+            rolls: See `crop_faces`.
 
         Returns:
             float32 (k, emotions), each row summing to 1.
         """
         if not len(boxes):
             return np.empty((0, len(self.emotions)), np.float32)
-        faces = self._crop_and_scale(image, boxes)
+        faces = self._crop_and_scale(image, boxes, rolls)
         if not self.flip:
             return self._mean_probabilities(faces)
         with_mirrored = {size: np.concatenate([crops, crops[:, :, ::-1]]) for size, crops in faces.items()}
@@ -114,7 +126,9 @@ class EmotionClassifier:
         """
         return self._mean_probabilities(dict.fromkeys(self.sizes, faces))
 
-    def heat_maps(self, image: np.ndarray, boxes: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    def heat_maps(
+        self, image: np.ndarray, boxes: np.ndarray, labels: Sequence[int], rolls: Sequence[float] | None = None
+    ) -> np.ndarray:
         """Show which parts of each face raise the probability of a label.
 
         Each face is classified 64 times.  Each time half of its 25 parts are blurred, which hides them.  The heat of a
@@ -126,6 +140,7 @@ class EmotionClassifier:
             image: uint8 (h, w, 3), BGR.
             boxes: int (k, 4): x, y, width, height in pixels.
             labels: int (k,): The emotion asked about in each face, as an index of `emotions`.
+            rolls: See `crop_faces`.
 
         Returns:
             float32 (k, height, width) in [0, 1], as large as the first network's input; stretch each map over its box.
@@ -136,7 +151,7 @@ class EmotionClassifier:
         Raises:
             ValueError: There is not one label per box.
         """
-        faces = self._crop_and_scale(image, boxes)
+        faces = self._crop_and_scale(image, boxes, rolls)
         maps = np.empty((len(boxes), *self.sizes[0]), np.float32)
         for index, label in zip(range(len(boxes)), labels, strict=True):  # one face at a time, to bound the memory
             hidden = {size: _hide_parts(crops[index]) for size, crops in faces.items()}
@@ -145,9 +160,9 @@ class EmotionClassifier:
             maps[index] = heat / (np.abs(heat).max() or 1)
         return np.maximum(maps, 0)
 
-    def _crop_and_scale(self, image, boxes):
+    def _crop_and_scale(self, image, boxes, rolls):
         """Return what the networks see of the boxes, for each input size: float32 (k, height, width, 1) in [-1, 1]."""
-        return {size: preprocess_images(crop_faces(image, boxes, size)) for size in self.sizes}
+        return {size: preprocess_images(crop_faces(image, boxes, size, rolls)) for size in self.sizes}
 
     def _mean_probabilities(self, faces):
         """Return the mean over the networks, float32 (k, emotions); `faces` has one array per input size, k > 0."""

@@ -337,7 +337,7 @@ def explanation_recorder(
     def record(frame, picture, faces):
         if faces:
             rows = [
-                draw_explanation(crop_box(frame.image, face.box), heat, face.probabilities, labels, colours)
+                draw_explanation(crop_box(frame.image, face.box, face.roll), heat, face.probabilities, labels, colours)
                 for face, heat in zip(faces, heat_maps(classify, frame.image, faces), strict=True)
             ]
             write_image(path / frame.name if folder else path, stack_explanations(rows))
@@ -351,7 +351,8 @@ def heat_maps(classify: EmotionClassifier, image: np.ndarray, faces: Sequence[Fa
     """Return where the network looked for each face's most probable emotion: float (k, h, w) from 0 to 1."""
     if not faces:
         return np.empty((0, 1, 1), np.float32)
-    return classify.heat_maps(image, [face.box for face in faces], [face.best for face in faces])
+    boxes, labels, rolls = zip(*((face.box, face.best, face.roll) for face in faces), strict=True)
+    return classify.heat_maps(image, boxes, labels, rolls)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Tracking: each face is followed from one frame to the next, and its emotions are averaged over time.
 
-    track, smooth = FaceTracker(FaceDetector(...)), Smoother(0.25)
+    track, smooth = FaceTracker(open_detector(...)), Smoother(0.25)
     tracked = track(image, time_s)
-    faces = smooth(tracked, classify(image, [face.box for face in tracked]), time_s)
+    probabilities = classify(image, [face.box for face in tracked], [face.roll for face in tracked])
+    faces = smooth(tracked, probabilities, time_s)
 
 Importing this module imports neither TensorFlow nor Keras.
 """
@@ -13,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recognition.detection import FaceDetector
+from recognition.detection import MOST_TURNED, TURN, FaceDetector
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
-# The search in the whole frame finds new faces and lost faces.  Seconds from one search to the next; while no face is
-# known, every frame is searched.
+# The search in the whole frame finds new faces and lost faces.  Seconds from one search to the next: while every known
+# face is found, and while a face is lost or no face is known.
 SEARCH_EVERY, SEARCH_EVERY_LOST = 0.25, 0.1
+SEARCH_TURNED_EVERY = 0.2  # seconds between the searches for turned faces while no face is known
 
 FORGET_AFTER = 1.0  # seconds out of sight after which a face that comes back is a new face
 BRIDGE = 0.25  # seconds for which a trusted face is shown without being found
@@ -32,6 +34,8 @@ CUTOFF = 1.0  # Hz, of a face that stands still
 CUTOFF_PER_SPEED = 4.0  # Hz more for each face side per second
 SPEED_CUTOFF = 1.0  # Hz, of the speed itself
 DEAD_ZONE = 0.01  # face sides; a smaller change leaves the box as it is
+ROLL_TIME = 0.15  # seconds; time constant of a face's angle
+ROLL_DEAD_ZONE = math.radians(2)  # a smaller change leaves the angle as it is
 NEAR_STAY = 0.1  # face sides; a smaller movement leaves the search near the face where it is, because a search on
 # another grid of pixels finds a slightly different box
 
@@ -45,6 +49,7 @@ class TrackedFace(NamedTuple):
 
     identity: int  # a number that the face keeps while it is in sight, and that no other face gets
     box: Box
+    roll: float = 0.0  # radians by which the face is turned around the box's centre, clockwise positive
 
 
 Track = Callable[[np.ndarray, float], list[TrackedFace]]  # what `FaceTracker` and `detect_in_stills` do with a frame
@@ -57,8 +62,9 @@ def detect_in_stills(detect: FaceDetector) -> Track:
     """
 
     def track(image, time_s):
-        boxes = sorted(tuple(int(side) for side in box) for box in detect(image))
-        return [TrackedFace(number, box) for number, box in enumerate(boxes)]
+        boxes, rolls, _ = detect(image)
+        found = sorted(zip(map(tuple, boxes.tolist()), rolls.tolist(), strict=True))
+        return [TrackedFace(number, box, roll) for number, (box, roll) in enumerate(found)]
 
     return track
 
@@ -66,9 +72,10 @@ def detect_in_stills(detect: FaceDetector) -> Track:
 class FaceTracker:
     """Follows faces through a video: a call per frame gives each face's identity and a box that does not tremble.
 
-    Most frames are searched near the known faces only.  That takes about a tenth of the time per face.  From time to
-    time the whole frame is searched, for new faces and for lost faces.  A face that these searches seldom find is
-    not shown, because it may not be a face.
+    With a detector that can look near a face, most frames are searched near the known faces only.  That takes about a
+    tenth of the time per face.  From time to time the whole frame is searched, for new faces and for lost faces.  With
+    another detector, every frame is searched.  A face that the searches in the whole frame seldom find is not shown,
+    because it may not be a face.
 
     Args:
         detect: Finds the faces in a frame.
@@ -81,6 +88,7 @@ class FaceTracker:
     def forget(self) -> None:
         """Start anew: the next frame has nothing to do with the frames before."""
         self.tracks, self.searched_s, self.time_s, self.shape = [], -math.inf, -math.inf, None
+        self.turned_s, self.turned_searches = -math.inf, 0  # the search for turned faces in the whole frame
 
     def __call__(self, image: np.ndarray, time_s: float) -> list[TrackedFace]:
         """Find the faces in the next frame.
@@ -97,44 +105,94 @@ class FaceTracker:
             self.forget()
         self.time_s, self.shape = time_s, image.shape
         self.tracks = [track for track in self.tracks if time_s - track.seen_s <= FORGET_AFTER]
-        recent = [track for track in self.tracks if time_s - track.seen_s <= BRIDGE]
-        near = [box for track in recent for box in self.detect.near(image, track.search_box(time_s))]
-        lost, matched = self._match(self.tracks, near, [])
-        wait_s = (SEARCH_EVERY_LOST if lost else SEARCH_EVERY) if self.tracks else 0
-        if time_s - self.searched_s >= wait_s:
-            self.searched_s = time_s
-            whole = self.detect(image)
-            lost, matched = self._match(lost, whole, matched)
-            for track in self.tracks:
-                track.update_trust(any(_same(track.expected_box(time_s), box) for box in whole), time_s)
-            for box in whole:
-                if not any(_same(box, other) for other in matched):
-                    self.tracks.append(_Track(self.count, box, time_s))
-                    self.count += 1
-                    matched.append(box)
+        near = self.detect.can_search_near
+        lost, matched = self._search_near(image) if near else (self.tracks, [])
+        wait_s = SEARCH_EVERY if self.tracks and not lost else SEARCH_EVERY_LOST
+        since = time_s - self.turned_s
+        if not near or time_s - self.searched_s >= wait_s:
+            lost, matched = self._search_frame(image, lost, matched)
+            since -= SEARCH_TURNED_EVERY  # one search a frame, unless frames come seldom
+        if near and not self.tracks and since >= SEARCH_TURNED_EVERY:
+            matched = self._search_turned(image)
         shown = [
             track
             for track in self.tracks
             if track.trust >= TRUSTED and (track not in lost or self._bridged(track, matched))
         ]
-        return [TrackedFace(track.identity, track.shown_box(time_s, image.shape)) for track in shown]
+        return [TrackedFace(track.identity, *track.shown_pose(time_s, image.shape)) for track in shown]
 
-    def _match(self, tracks, boxes, matched):
-        """Give boxes to tracks, nearest pairs first; return the tracks without a box and all boxes given so far."""
+    def _search_near(self, image):
+        """Search near the known faces; return the tracks without a find and all boxes found."""
+        recent = [track for track in self.tracks if self.time_s - track.seen_s <= BRIDGE]
+        found = [
+            each
+            for track in recent
+            for each in _rows(self.detect.near(image, track.search_box(self.time_s), track.roll))
+        ]
+        lost, matched = self._match(self.tracks, found, [])
+        for track in [track for track in recent if track in lost]:
+            # The head may have tilted: one other angle a frame.
+            found = _rows(self.detect.near(image, track.search_box(self.time_s), track.next_turn()))
+            still_lost, matched = self._match([track], found, matched)
+            if not still_lost:
+                lost.remove(track)
+        return lost, matched
+
+    def _search_frame(self, image, lost, matched):
+        """Search the whole frame, begin new tracks, and update the trust; return as `_search_near`."""
+        self.searched_s, near = self.time_s, self.detect.can_search_near
+        whole = _rows(self.detect.search(image, 0.0) if near else self.detect(image))
+        lost, matched = self._match(lost, whole, matched)
+        for track in self.tracks:
+            seen = any(_same(track.expected_box(self.time_s), box) for box, *_ in whole)
+            if near and track.roll and track not in lost:
+                seen = self._check_turned(image, track) or seen
+            track.update_trust(seen, self.time_s)
+        return lost, self._begin(whole, matched)
+
+    def _search_turned(self, image):
+        """Search the whole frame for faces that are turned by one angle, begin their tracks, and return the boxes."""
+        sign, size = (1, -1)[self.turned_searches % 2], (TURN, MOST_TURNED)[self.turned_searches // 2 % 2]
+        self.turned_s, self.turned_searches = self.time_s, self.turned_searches + 1
+        return self._begin(_rows(self.detect.search(image, sign * size)), [])
+
+    def _check_turned(self, image, track):
+        """Return whether a turned face is surely a face; where it is less turned by now, follow it back."""
+        box = track.expected_box(self.time_s)
+        less = math.copysign(max(0, abs(track.roll) - TURN), track.roll)
+        best = [
+            max((row[2] for row in _rows(self.detect.near(image, box, roll, confirm=True))), default=0)
+            for roll in (track.roll, less)
+        ]
+        if best[1] >= best[0] and best[1]:
+            track.roll = less
+        return any(best)
+
+    def _begin(self, found, matched):
+        """Begin a track for each find that is around no matched face; return all boxes matched so far."""
+        for box, roll, _ in found:
+            if not any(_same(box, other) for other in matched):
+                self.tracks.append(_Track(self.count, box, roll, self.time_s))
+                self.count += 1
+                matched.append(box)
+        return matched
+
+    def _match(self, tracks, found, matched):
+        """Give finds to tracks, nearest pairs first; return the tracks without a find and all boxes matched so far."""
         lost, matched = list(tracks), list(matched)
         # The tracks seen last come first, so that a face hidden behind another does not take the other's box.
         pairs = sorted(
             (-track.seen_s, _distance(track.expected_box(self.time_s), box), track.identity, index)
             for track in tracks
-            for index, box in enumerate(boxes)
+            for index, (box, *_) in enumerate(found)
         )
         by_identity = {track.identity: track for track in tracks}
         for _, distance, identity, index in pairs:
-            track = by_identity[identity]
-            if distance < 1 and track in lost and not any(_same(boxes[index], box) for box in matched):
-                track.update(boxes[index], self.time_s)
+            track, (box, roll, _) = by_identity[identity], found[index]
+            if distance < 1 and track in lost and not any(_same(box, other) for other in matched):
+                track.update(box, roll, self.time_s)
                 lost.remove(track)
-                matched.append(boxes[index])
+                matched.append(box)
         return lost, matched
 
     def _bridged(self, track, matched):
@@ -153,8 +211,10 @@ class _Track:
     with the speed, so that the box of a still face is steady and the box of a moving face does not lag.
     """
 
-    def __init__(self, identity, box, time_s):
+    def __init__(self, identity, box, roll, time_s):
         self.identity, self.seen_s, self.checked_s, self.trust = identity, time_s, time_s, TRUSTED
+        self.roll = self.steady_roll = self.shown_roll = roll  # radians
+        self.turns = 0  # angles at which the face was looked for since it was lost
         self.found = self.steady = self.shown = _centred(box)  # float (4,): centre x, y, width, height
         self.speed = np.zeros(4)  # pixels per second
         self.searched = box  # where the last search near the face was
@@ -170,9 +230,21 @@ class _Track:
             self.searched = expected
         return self.searched
 
-    def update(self, box, time_s):
-        """Take in that the face was found in a box."""
+    def next_turn(self):
+        """Return the next angle at which to look for a face that is lost: first the neighbouring angles."""
+        turn = (TURN, -TURN, 2 * TURN, -2 * TURN)[self.turns % 4]
+        self.turns += 1
+        return min(max(self.roll + turn, -MOST_TURNED), MOST_TURNED)
+
+    def update(self, box, roll, time_s):
+        """Take in that the face was found in a box, turned by an angle."""
         elapsed = max(time_s - self.seen_s, 1e-3)  # two frames may have the same time
+        self.roll, self.turns = roll, 0
+        self.steady_roll += (1 - math.exp(-elapsed / ROLL_TIME)) * (roll - self.steady_roll)
+        if not roll and abs(self.steady_roll) < ROLL_DEAD_ZONE:
+            self.steady_roll = self.shown_roll = 0.0
+        elif abs(self.steady_roll - self.shown_roll) > ROLL_DEAD_ZONE:
+            self.shown_roll = self.steady_roll
         before, self.found, self.seen_s = self.found, _centred(box), time_s
         self.speed = self.speed + _gain(SPEED_CUTOFF, elapsed) * ((self.found - before) / elapsed - self.speed)
         side = self.steady[2]
@@ -185,10 +257,10 @@ class _Track:
         self.trust += (1 - math.exp(-(time_s - self.checked_s) / TRUST_TIME)) * (found - self.trust)
         self.checked_s = time_s
 
-    def shown_box(self, time_s, shape):
-        """Return the box to show: int x, y, width, height, inside a frame of this shape."""
+    def shown_pose(self, time_s, shape):
+        """Return what to show: the box, int x, y, width, height, inside a frame of this shape, and the angle."""
         x, y, w, h = (max(0, round(float(side))) for side in self._moved(self.shown, time_s))
-        return x, y, min(w, shape[1] - x), min(h, shape[0] - y)
+        return (x, y, min(w, shape[1] - x), min(h, shape[0] - y)), self.shown_roll
 
     def _moved(self, state, time_s):
         """Return a centred box as a box, moved on at the face's speed; a face hidden for long may have stopped."""
@@ -207,7 +279,7 @@ class Face(NamedTuple):
     identity: int  # see `TrackedFace`
     box: Box
     probabilities: np.ndarray  # float (emotions,), averaged over time
-    roll: float = 0.0  # radians by which the face is turned, clockwise positive
+    roll: float = 0.0  # see `TrackedFace`
 
     @property
     def best(self) -> int:
@@ -238,13 +310,13 @@ class Smoother:
         """
         self.known = {i: known for i, known in self.known.items() if 0 <= time_s - known[1] <= FORGET_AFTER}
         faces = []
-        for (identity, box), now in zip(tracked, probabilities, strict=True):
+        for (identity, box, roll), now in zip(tracked, probabilities, strict=True):
             if identity in self.known and self.time_constant > 0:
                 before, seen_s = self.known[identity]
                 weight = math.exp(-(time_s - seen_s) / self.time_constant)
                 now = weight * before + (1 - weight) * now
             self.known[identity] = (now, time_s)
-            faces.append(Face(identity, box, now))
+            faces.append(Face(identity, box, now, roll))
         return faces
 
 
@@ -256,6 +328,12 @@ def shared_area(box: Sequence[float], other: Sequence[float]) -> float:
     """Return the area that two boxes x, y, width, height share."""
     (x, y, w, h), (u, v, s, t) = box, other
     return max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
+
+
+def _rows(detections):
+    """Return detections as a list of box, roll, confidence."""
+    boxes, rolls, confidences = (column.tolist() for column in detections)
+    return list(zip(map(tuple, boxes), rolls, confidences, strict=True))
 
 
 def _same(box, other):

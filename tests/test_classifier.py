@@ -291,10 +291,33 @@ def test_each_face_has_its_map_and_its_label(mini):
 def test_networks_of_one_input_size_share_their_crops(monkeypatch):
     sizes = []
 
-    def record(image, boxes, size):
+    def record(image, boxes, size, rolls):
         sizes.append(size)
-        return crop_faces(image, boxes, size)
+        return crop_faces(image, boxes, size, rolls)
 
     monkeypatch.setattr(module, "crop_faces", record)
     EmotionClassifier([MODEL, MODEL])(np.zeros((60, 60, 3), np.uint8), np.array([[0, 0, 60, 60]]))
     assert sizes == [(48, 48)]
+
+
+def test_turned_faces_are_cut_out_upright_and_upright_faces_as_before(drawn_frame):
+    frame, boxes = drawn_frame
+    upright = crop_faces(frame, np.array(boxes), (48, 48))
+    np.testing.assert_array_equal(crop_faces(frame, np.array(boxes), (48, 48), [0.0, 0.0]), upright)
+    x, y, w, h = boxes[0]
+    for quarter, turned in ((1, cv2.ROTATE_90_CLOCKWISE), (2, cv2.ROTATE_180), (3, cv2.ROTATE_90_COUNTERCLOCKWISE)):
+        part = frame.copy()
+        part[y : y + h, x : x + w] = cv2.rotate(part[y : y + h, x : x + w], turned)
+        seen = crop_faces(part, [boxes[0]], (48, 48), [quarter * np.pi / 2])[0]
+        assert np.abs(seen.astype(int) - upright[0]).max() <= 1
+
+
+def test_probabilities_and_heat_maps_see_turned_faces_upright(drawn_frame, lookers):
+    frame, boxes = drawn_frame
+    x, y, w, h = boxes[0]
+    part = frame.copy()
+    part[y : y + h, x : x + w] = cv2.rotate(part[y : y + h, x : x + w], cv2.ROTATE_90_CLOCKWISE)
+    classify = EmotionClassifier(lookers)
+    np.testing.assert_allclose(classify(part, boxes[:1], [np.pi / 2]), classify(frame, boxes[:1]), atol=0.01)
+    maps = classify.heat_maps(part, boxes[:1], [3], [np.pi / 2]), classify.heat_maps(frame, boxes[:1], [3])
+    np.testing.assert_allclose(*maps, atol=0.1)

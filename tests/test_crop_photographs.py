@@ -20,7 +20,7 @@ from command_line import UserError, WriteError, exit_status
 from drawn_faces import draw_face
 from load_and_process import load_fer2013_data, preprocess_images
 from models.classifier import EmotionClassifier
-from recognition.detection import FaceDetector, find_cascade
+from recognition.detection import find_detector, open_detector
 
 ROOT = Path(crop_photographs.__file__).parent
 WAYS = {
@@ -86,18 +86,18 @@ def test_the_faces_are_those_that_the_live_script_sees(photographs, tmp_path):
     classifier = EmotionClassifier(live.model)
     frame = cv2.imread(str(photographs / "test" / "happy" / "astronaut.png"))
     args = live.parse_args([])
-    sides = args.still_detection_side, args.scale_factor, args.min_neighbors, args.smallest_face
-    boxes = FaceDetector(find_cascade(args.cascade), *sides)(frame)
+    boxes, rolls, _ = live.build_detector(find_detector(args.detector, args.cascade), args, still=True)(frame)
     face = preprocess_images(load_fer2013_data(tmp_path / "faces")["PrivateTest"].faces)
-    np.testing.assert_array_equal(classifier.predict(face), classifier(frame, boxes[:1]))
+    np.testing.assert_array_equal(classifier.predict(face), classifier(frame, boxes[:1], rolls[:1]))
 
 
 def test_the_settings_are_those_of_the_live_script_for_images():
     ours, theirs = crop_photographs.parse_args(["photographs", "faces"]), live.parse_args([])
-    for name in ("cascade", "scale_factor", "min_neighbors", "smallest_face"):
+    for name in ("detector", "cascade", "min_neighbors"):
         assert getattr(ours, name) == getattr(theirs, name)
-    assert ours.detection_side == theirs.still_detection_side
-    defaults = inspect.signature(FaceDetector).parameters
+    for name in ("detection_side", "scale_factor", "smallest_face"):
+        assert getattr(ours, name) == getattr(theirs, f"still_{name}")
+    defaults = inspect.signature(open_detector).parameters
     names = {"side": "detection_side", **{name: name for name in ("scale_factor", "min_neighbors", "smallest_face")}}
     assert all(defaults[name].default == getattr(ours, setting) for name, setting in names.items())
 

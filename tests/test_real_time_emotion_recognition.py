@@ -283,17 +283,17 @@ def test_uncertain_below_reaches_the_annotator(photograph, tmp_path, capfd):
 
 SETTINGS_OF_DETECTION = {
     "--detection-side": 99, "--scale-factor": 1.5, "--min-neighbors": 3, "--smallest-face": 0.2,
-    "--still-detection-side": 555,
+    "--still-detection-side": 555, "--still-scale-factor": 1.4, "--still-smallest-face": 0.15,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("still", [False, True])
 def test_the_settings_of_detection_reach_the_detector(monkeypatch, clip, photograph, tmp_path, still):
-    built, build = [], live.FaceDetector
-    monkeypatch.setattr(live, "FaceDetector", lambda *arguments: built.append(arguments[1:]) or build(*arguments))
+    built, build = [], live.open_detector
+    monkeypatch.setattr(live, "open_detector", lambda *arguments: built.append(arguments[1:]) or build(*arguments))
     flags = [text for pair in SETTINGS_OF_DETECTION.items() for text in pair]
     assert run("--source", photograph if still else clip, "--headless", "--csv", tmp_path / "a.csv", *flags) == 0
-    assert built == [(555 if still else 99, 1.5, 3, 0.2)]
+    assert built == [(True, 555, 1.4, 3, 0.15) if still else (False, 99, 1.5, 3, 0.2)]
 
 
 def test_smoothing_reaches_the_smoother(monkeypatch, clip, photograph, tmp_path):

@@ -121,7 +121,7 @@ def test_heat_maps_are_made_once_a_frame_however_often_it_is_drawn(drawn_frame):
     asked, annotate = [], Annotator(EMOTIONS, heat_map=True)
 
     class Classifier:
-        def heat_maps(self, image, boxes, labels):
+        def heat_maps(self, image, boxes, labels, rolls):
             asked.append(labels)
             return np.ones((len(boxes), 4, 4))
 
