@@ -21,6 +21,10 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 # The search in the whole frame finds new faces and lost faces.  Seconds from one search to the next: while every known
 # face is found, and while a face is lost or no face is known.
 SEARCH_EVERY, SEARCH_EVERY_LOST = 0.25, 0.1
+# Share of the frame's shorter side.  While every known face is found and is this large, every second search looks for
+# large faces alone, which takes half of the time.
+LARGE_FACE = 0.1
+SEARCH_WHOLE_EVERY = 0.06  # seconds between the searches of a detector that searches whole frames only
 SEARCH_TURNED_EVERY = 0.2  # seconds between the searches for turned faces while no face is known
 
 FORGET_AFTER = 1.0  # seconds out of sight after which a face that comes back is a new face
@@ -74,8 +78,8 @@ class FaceTracker:
 
     With a detector that can look near a face, most frames are searched near the known faces only.  That takes about a
     tenth of the time per face.  From time to time the whole frame is searched, for new faces and for lost faces.  With
-    another detector, every frame is searched.  A face that the searches in the whole frame seldom find is not shown,
-    because it may not be a face.
+    another detector, about every second frame is searched.  A face that the searches in the whole frame seldom find is
+    not shown, because it may not be a face.
 
     Args:
         detect: Finds the faces in a frame.
@@ -88,6 +92,7 @@ class FaceTracker:
     def forget(self) -> None:
         """Start anew: the next frame has nothing to do with the frames before."""
         self.tracks, self.searched_s, self.time_s, self.shape = [], -math.inf, -math.inf, None
+        self.searches = 0
         self.turned_s, self.turned_searches = -math.inf, 0  # the search for turned faces in the whole frame
 
     def __call__(self, image: np.ndarray, time_s: float) -> list[TrackedFace]:
@@ -106,10 +111,14 @@ class FaceTracker:
         self.time_s, self.shape = time_s, image.shape
         self.tracks = [track for track in self.tracks if time_s - track.seen_s <= FORGET_AFTER]
         near = self.detect.can_search_near
-        lost, matched = self._search_near(image) if near else (self.tracks, [])
+        lost, matched = self._search_near(image) if near else ([], [])
         wait_s = SEARCH_EVERY if self.tracks and not lost else SEARCH_EVERY_LOST
         since = time_s - self.turned_s
-        if not near or time_s - self.searched_s >= wait_s:
+        if not near:
+            steady = self.tracks and all(self._is_inside(track) for track in self.tracks)
+            wait_s = SEARCH_WHOLE_EVERY if steady else 0
+            lost = self.tracks if time_s - self.searched_s >= wait_s else []
+        if time_s - self.searched_s >= wait_s:
             lost, matched = self._search_frame(image, lost, matched)
             since -= SEARCH_TURNED_EVERY  # one search a frame, unless frames come seldom
         if near and not self.tracks and since >= SEARCH_TURNED_EVERY:
@@ -140,8 +149,11 @@ class FaceTracker:
 
     def _search_frame(self, image, lost, matched):
         """Search the whole frame, begin new tracks, and update the trust; return as `_search_near`."""
-        self.searched_s, near = self.time_s, self.detect.can_search_near
-        whole = _rows(self.detect.search(image, 0.0) if near else self.detect(image))
+        self.searched_s, self.searches, near = self.time_s, self.searches + 1, self.detect.can_search_near
+        side = 1.1 * LARGE_FACE * min(image.shape[:2])
+        large = self.tracks and not lost and all(track.steady[2] > side for track in self.tracks)
+        smallest = LARGE_FACE if large and self.searches % 2 == 0 else 0.0
+        whole = _rows(self.detect.search(image, 0.0, smallest) if near else self.detect(image))
         lost, matched = self._match(lost, whole, matched)
         for track in self.tracks:
             seen = any(_same(track.expected_box(self.time_s), box) for box, *_ in whole)
@@ -153,6 +165,7 @@ class FaceTracker:
     def _search_turned(self, image):
         """Search the whole frame for faces that are turned by one angle, begin their tracks, and return the boxes."""
         sign, size = (1, -1)[self.turned_searches % 2], (TURN, MOST_TURNED)[self.turned_searches // 2 % 2]
+        self.searches = 0
         self.turned_s, self.turned_searches = self.time_s, self.turned_searches + 1
         return self._begin(_rows(self.detect.search(image, sign * size)), [])
 
@@ -197,11 +210,15 @@ class FaceTracker:
 
     def _bridged(self, track, matched):
         """Return whether a face that was not found is still shown: for a short time, inside the frame, alone there."""
-        x, y, w, h = box = track.expected_box(self.time_s)
-        height, width = self.shape[:2]
-        inside = x >= 0 and y >= 0 and x + w <= width and y + h <= height
+        box = track.expected_box(self.time_s)
         long = self.time_s - track.seen_s > BRIDGE * min(1, 2 * (track.trust - TRUSTED))
-        return inside and not long and not any(_same(box, other) for other in matched)
+        return self._is_inside(track) and not long and not any(_same(box, other) for other in matched)
+
+    def _is_inside(self, track):
+        """Return whether a face should be inside the frame as a whole."""
+        x, y, w, h = track.expected_box(self.time_s)
+        height, width = self.shape[:2]
+        return x >= 0 and y >= 0 and x + w <= width and y + h <= height
 
 
 class _Track:

@@ -152,7 +152,7 @@ class Scripted:
     def __call__(self, image):
         return self.search(image, 0.0)
 
-    def search(self, image, roll):
+    def search(self, image, roll, smallest=0.0):
         self.searches += not roll
         self.turned_searches += bool(roll)
         return self._found(self.boxes, roll)
@@ -197,14 +197,14 @@ def test_the_whole_frame_is_searched_now_and_then(fps):
     assert 30 <= scene.detect.searches <= 41
 
 
-def test_where_the_whole_frame_costs_little_every_frame_is_searched():
+def test_a_detector_of_whole_frames_searches_every_second_frame():
     scene = Scene()
     scene.track = FaceTracker(scene.detect)
     scene.track.detect = scene.detect = Whole()
     for number in range(FPS):
         scene.detect.roll = np.deg2rad(number)
         assert scene.show(number / FPS, NEAR) == {0: NEAR}
-    assert scene.detect.searches == FPS
+    assert FPS / 2 <= scene.detect.searches <= FPS / 2 + 1
     assert 0.6 * scene.detect.roll < scene.track(scene.image, 1.0)[0].roll <= scene.detect.roll
 
 
