@@ -309,7 +309,7 @@ def test_every_setting_is_a_flag_of_the_same_name():
     block = text[text.index("# fmt: off") : text.index("# fmt: on")]
     settings = re.findall(r"^(\w+) = ", block, re.MULTILINE)
     args = live.parse_args([])
-    assert len(settings) == 19 and set(vars(args)) == set(settings)
+    assert len(settings) == 22 and set(vars(args)) == set(settings)
     assert all(getattr(args, name) == getattr(live, name) for name in settings)
 
 
