@@ -283,8 +283,15 @@ def train(args: argparse.Namespace, settings: dict) -> int:
 
     # Batches; the teachers' part of the labels comes last, since it takes minutes
     augmentation = Augmentation(
-        args.flip, args.rotation, args.zoom, args.shift, args.contrast, args.brightness, args.erasing
-    ).scaled(args.augmentation)
+        flip=args.flip,
+        rotation=args.rotation,
+        zoom=args.zoom,
+        shift=args.shift,
+        contrast=args.contrast,
+        brightness=args.brightness,
+        erasing=args.erasing,
+        strength=args.augmentation,
+    )
     labels = data.labels
     if learns_from_teacher and not complete:
         look = "the teacher looks" if len(args.teacher) == 1 else "the teachers look"

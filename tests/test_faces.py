@@ -200,8 +200,8 @@ def test_strength_multiplies_the_bounds():
     bounds = STILL._replace(rotation=45.0, contrast=0.1, brightness=0.1, erasing=0.1)
     face = np.zeros((1, 9, 9, 1), np.uint8)
     face[0, 1, 7] = 255
-    np.testing.assert_array_equal(augment(face, Highest(), bounds.scaled(0)), preprocess_images(face))
-    assert augment(face, Highest(), bounds.scaled(2))[0, 1, 1, 0] == 1  # a quarter turn
+    np.testing.assert_array_equal(augment(face, Highest(), bounds._replace(strength=0)), preprocess_images(face))
+    assert augment(face, Highest(), bounds._replace(strength=2))[0, 1, 1, 0] == 1  # a quarter turn
 
 
 def test_contrast_and_brightness_by_hand():
@@ -247,7 +247,7 @@ def test_batches_follow_from_seed_epoch_and_batch():
 def test_shards_of_a_batch_are_transformed_as_in_the_whole(shards, mixup):
     faces, labels = random_faces(30, 32, 32), np.eye(7, dtype=np.float32)[np.arange(30) % 7]
     given = [faces, labels, np.arange(30)]
-    how = BATCHES | {"seed": 3, "augmentation": Augmentation(erasing=0.5).scaled(1.5), "mixup": mixup}
+    how = BATCHES | {"seed": 3, "augmentation": Augmentation(erasing=0.5, strength=1.5), "mixup": mixup}
     whole = AugmentedFaces(*given, **how)
     pieces_of = [AugmentedFaces(*given, **how, shard=(index, shards)) for index in range(shards)]
     for epoch, batch in [(0, 0), (0, 2), (5, 1)]:
@@ -327,7 +327,7 @@ def test_a_teachers_predictions_are_part_of_the_labels(teacher, monkeypatch):
     faces, labels, train_indices = random_faces(5, 32, 32), np.eye(7, dtype=np.float32)[[2] * 5], np.array([0, 1, 3])
     check_teachers([path], EMOTIONS, (32, 32))
     for strength in (0.0, 1.0):  # mirrored only, or transformed
-        augmentation, expected = Augmentation().scaled(strength), labels.copy()
+        augmentation, expected = Augmentation(strength=strength), labels.copy()
         for indices in ([0, 1], [3]):
             rng = np.random.default_rng((5, indices[0]))
             views = [augment(faces[indices], rng, augmentation) for _ in range(2)]

@@ -216,10 +216,7 @@ class Augmentation(NamedTuple):
     contrast: float = 0.20  # up to +- share
     brightness: float = 0.10  # up to +- of the [-1, 1] range
     erasing: float = 0.10  # share of faces that lose one random rectangle
-
-    def scaled(self, strength: float) -> "Augmentation":
-        """Return all bounds but `flip`'s multiplied by `strength`; 0 leaves flips alone."""
-        return Augmentation(self.flip, *(strength * bound for bound in self[1:]))
+    strength: float = 1.0  # multiplies all of these but `flip`
 
 
 def augment(faces: np.ndarray, rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
@@ -249,11 +246,11 @@ def sample_transforms(
     Returns:
         Arrays with a row per face, so that `apply_transforms` can be given some of the faces and their rows.
     """
-    (height, width), bounds = size, augmentation
-    angle = np.deg2rad(rng.uniform(-bounds.rotation, bounds.rotation, n))
-    scale = 1 + rng.uniform(-bounds.zoom, bounds.zoom, n)
+    (height, width), bounds, strength = size, augmentation, augmentation.strength
+    angle = strength * np.deg2rad(rng.uniform(-bounds.rotation, bounds.rotation, n))
+    scale = 1 + strength * rng.uniform(-bounds.zoom, bounds.zoom, n)
     mirror = np.where(rng.random(n) < 0.5 * bounds.flip, -1, 1)
-    moved = rng.uniform(-bounds.shift, bounds.shift, (n, 2)) * (width, height)
+    moved = strength * rng.uniform(-bounds.shift, bounds.shift, (n, 2)) * (width, height)
     # (n, 2, 3): where in the source each pixel of the result comes from, about the centre of the face
     source = np.empty((n, 2, 3))
     source[:, 0, 0], source[:, 0, 1] = np.cos(angle) * scale * mirror, -np.sin(angle) * scale
@@ -262,9 +259,9 @@ def sample_transforms(
     source[:, :, 2] = centre + moved - source[:, :, :2] @ centre
     transforms = {
         "source": source,
-        "contrast": 1 + rng.uniform(-bounds.contrast, bounds.contrast, (n, 1, 1, 1)).astype(np.float32),
-        "brightness": rng.uniform(-bounds.brightness, bounds.brightness, (n, 1, 1, 1)).astype(np.float32),
-        "erased": rng.random(n) < bounds.erasing,
+        "contrast": 1 + strength * rng.uniform(-bounds.contrast, bounds.contrast, (n, 1, 1, 1)).astype(np.float32),
+        "brightness": strength * rng.uniform(-bounds.brightness, bounds.brightness, (n, 1, 1, 1)).astype(np.float32),
+        "erased": rng.random(n) < strength * bounds.erasing,
     }
     sides = (rng.uniform(0.15, 0.4, (n, 2)) * size).astype(int)
     corner = (rng.random((n, 2)) * (size - sides + 1)).astype(int)
