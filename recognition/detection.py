@@ -41,9 +41,9 @@ UPRIGHT_BONUS = 1.5  # of two finds of one face, the upright find counts more
 # A second cascade looks at what the first cascade finds.  It was trained in another way, and errs elsewhere.  So the
 # first cascade may be less strict: it finds more of the small faces.
 CONFIRMED_BY = {DEFAULT_CASCADE: "haarcascade_frontalface_alt2.xml"}
-CANDIDATE_RATE = (
-    0.06  # of `min_neighbors`, divided by the logarithm of the step between sizes: finds of the first cascade
-)
+# Finds of the first cascade that make a candidate: this share of `min_neighbors`, divided by the logarithm of the step
+# between sizes.
+CANDIDATE_RATE = 0.04
 CONFIRM_SIDE = 40  # pixels to which a find is scaled for the second cascade
 CONFIRM_SCALE_FACTOR = 1.1  # step between the sizes looked for
 CONFIRM_SIZES = (0.65, 1.4)  # smallest and largest size looked for, in sizes of the find
