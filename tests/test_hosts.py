@@ -288,7 +288,7 @@ def test_hosts_with_different_numbers_of_devices():
 @with_jax
 @with_signals
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP", "SIGINT"])
 def test_a_host_that_ends_ends_all(victim, how):
     """The others wait for it; their last line says why they end, whatever JAX prints before."""
     port = free_port()
