@@ -122,7 +122,7 @@ def test_heat_maps_are_made_once_a_frame_however_often_it_is_drawn(drawn_frame):
 
     class Classifier:
         def heat_maps(self, image, boxes, labels, rolls):
-            asked.append(labels)
+            asked.append(list(labels))
             return np.ones((len(boxes), 4, 4))
 
     faces = [Face(0, tuple(int(side) for side in boxes[0]), np.eye(7)[3])]
