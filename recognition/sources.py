@@ -252,7 +252,7 @@ class Source:
         self.close()
 
     def __iter__(self) -> Iterator[Frame | None]:
-        raise NotImplementedError
+        raise NotImplementedError  # every kind of source below gives its own frames
 
     def close(self) -> None:
         """Give the camera or file back."""
