@@ -52,6 +52,10 @@ if line:
 """
 
 
+class _OnAllHosts(UserError):
+    """A mistake that every host finds, so that none need end before the others know it."""
+
+
 @contextlib.contextmanager
 def joined(hosts: str | None = None, host_index: int | None = None) -> Iterator[None]:
     """Join the other hosts for the length of a block; where there is one host, do nothing.
@@ -100,6 +104,8 @@ def joined(hosts: str | None = None, host_index: int | None = None) -> Iterator[
             wait_for_all("the end")  # the first host may still measure its best checkpoint
     except BaseException as error:
         set_last_line("")
+        if isinstance(error, _OnAllHosts):
+            jax.distributed.shutdown()  # waits for the others; a host that ends first breaks what they still exchange
         # JAX's own end would wait for the others, who learn from this end that they must end, too.
         atexit.register(_end_at_once, 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 1))
         if _is_broken_exchange(error):
@@ -178,7 +184,7 @@ def _check_devices():
     devices = Counter(device.process_index for device in jax.devices())
     for index, count in sorted(devices.items()):
         if count != devices[0]:
-            raise UserError(
+            raise _OnAllHosts(
                 f"all hosts must have as many devices; found that host {index} has {count}, and host 0 {devices[0]}: "
                 "hide the others (CUDA_VISIBLE_DEVICES)"
             )
@@ -336,7 +342,7 @@ def check_same_on_all_hosts(rule: str, facts: dict, remedy: str) -> None:
     for index, other in enumerate(others, 1):
         for name in [*first, *(other.keys() - first.keys())]:
             if first.get(name) != other.get(name):
-                raise UserError(
+                raise _OnAllHosts(
                     f"all hosts must {rule}; found that host {index} differs from host 0 in {name}: "
                     f"{_shown(other.get(name))} against {_shown(first.get(name))}: {remedy}"
                 )
@@ -356,7 +362,7 @@ def check_divisible(what: str, size: int) -> None:
     if size % parts:
         below, above = size // parts * parts, -(-size // parts) * parts
         fitting = f"{below} or {above}" if below else above
-        raise UserError(
+        raise _OnAllHosts(
             f"{what} must be divisible by {parts}, all devices of all hosts; found {size}: pass --batch-size {fitting}"
         )
 
