@@ -6,7 +6,10 @@ A script ends with
         sys.exit(exit_status(main))
 
 and `main` raises `UserError` where its input breaks a rule.  Importing this module imports neither NumPy nor OpenCV.
+Scripts import it first: an older Python and a missing package get one line.
 """
+
+from __future__ import annotations  # an older Python reads this file, too, and is told which one is needed
 
 import argparse
 import contextlib
@@ -20,6 +23,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    found = ".".join(map(str, sys.version_info[:2]))
+    print(f"error: Python must be 3.11 or newer; found {found}: python3.11 -m venv .venv", file=sys.stderr)
+    sys.exit(2)
+
+MAX_PIXELS = 2**28  # of an image: a telephone's 200 million, and no more
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # OpenCV reads it while it is imported
 
 
 class UserError(ValueError):
@@ -332,4 +343,22 @@ def not_installed(error: ModuleNotFoundError) -> str:
     """
     if find_spec(f"{error.name}".partition(".")[0]):
         raise error
+    here = Path(__file__).resolve().parent
+    for name in (".venv", "venv") if sys.prefix == sys.base_prefix else ():  # else one is in use
+        if (here / name / "pyvenv.cfg").is_file():
+            command = f"{here / name}\\Scripts\\activate" if os.name == "nt" else f"source {here / name}/bin/activate"
+            return f"error: {error.name} is not installed in this Python; found a virtual environment: {command}"
     return f"error: {error.name} is not installed: pip install -r requirements.txt"
+
+
+def _excepthook(kind, error, traceback):
+    """Print one line where a script of this project can't import a package; all other errors keep their traceback."""
+    if kind is ModuleNotFoundError and error.name and not find_spec(error.name.partition(".")[0]):
+        print(not_installed(error), file=sys.stderr)
+        sys.exit(2)
+    sys.__excepthook__(kind, error, traceback)
+
+
+_script = getattr(sys.modules["__main__"], "__file__", None)
+if _script and Path(_script).resolve().is_relative_to(Path(__file__).resolve().parent):  # not in a user's own program
+    sys.excepthook = _excepthook

@@ -13,9 +13,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from command_line import (  # first: it names a missing package
+    Parser,
+    UserError,
+    exit_status,
+    number_in_range,
+    replacing_folder,
+)
+
+# isort: split
 import cv2
 
-from command_line import Parser, UserError, exit_status, number_in_range, replacing_folder
 from load_and_process import decode_image, find_source, list_images
 from models.classifier import crop_box
 from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector

@@ -16,10 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from command_line import Parser, UserError, exit_status, replacing  # first: it names a missing package
+
+# isort: split
 import cv2
 import numpy as np
-
-from command_line import Parser, UserError, exit_status, replacing
 
 # ----------------------------------------------------------------------------------------------------------
 # Settings.  Edit here, or pass the flag of the same name (see --help).

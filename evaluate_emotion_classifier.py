@@ -26,10 +26,19 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
+from command_line import (  # first: it names a missing package
+    Parser,
+    UserError,
+    exit_status,
+    number_in_range,
+    quiet_start,
+    replacing,
+)
+
+# isort: split
 import cv2
 import numpy as np
 
-from command_line import Parser, UserError, exit_status, number_in_range, quiet_start, replacing
 from load_and_process import (
     EMOTIONS,
     SPLIT_FOLDERS,

@@ -22,14 +22,26 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from command_line import (  # first: it names a missing package
+    MAX_PIXELS,
+    Parser,
+    UserError,
+    WriteError,
+    cache_folder,
+    exit_status,
+    number_in_range,
+    reading,
+    replacing,
+)
+
+# isort: split
 import cv2
 import numpy as np
-
-from command_line import Parser, UserError, WriteError, cache_folder, exit_status, number_in_range, reading, replacing
 
 try:
     import lzma
@@ -63,7 +75,10 @@ SPLIT_FOLDERS = {
     "PublicTest": ("validation", "valid", "val", "publictest"),  # training watches this split
     "PrivateTest": ("test", "privatetest"),  # used once, at the end
 }
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # read, and written
+READ_SUFFIXES = (".jpe", ".jfif", ".avif", ".gif", ".dib", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm")  # read as well
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
+FOREIGN_SUFFIXES = (".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".svg")  # not read
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.xz", ".zip")
 CSV_NAMES = [f"{name}.csv{end}" for name in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")]
 FER2013_CSV = Path(__file__).resolve().parent / "fer2013" / "fer2013.csv"
@@ -447,6 +462,7 @@ def list_images(folder: str | Path) -> tuple[list[tuple[int, int, Path]], tuple[
         UserError: There is no image, an emotion's folder is empty, or two emotions differ in capitals only.
     """
     found: list[tuple[int, str, Path]] = []
+    foreign: list[Path] = []
     other_emotions: dict[str, Path] = {}  # the emotions that FER2013 does not have
     for split_folder in _subfolders(Path(folder)):
         split = canonical_name(split_folder.name, SPLIT_FOLDERS)
@@ -462,16 +478,19 @@ def list_images(folder: str | Path) -> tuple[list[tuple[int, int, Path]], tuple[
                         "rename one of them"
                     )
             with reading(emotion_folder):
-                files = [file for file in sorted(os.listdir(emotion_folder)) if not file.startswith(".")]
-            paths = [emotion_folder / file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+                files = sorted(os.listdir(emotion_folder))
+            paths, not_read = pick_images(emotion_folder / file for file in files)
+            foreign += not_read
             if not paths:
                 raise UserError(
-                    f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); "
-                    "found none: fill the folder or remove it"
+                    f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); found none"
+                    + (f", but {describe_foreign(not_read)}" if not_read else ": fill the folder or remove it")
                 )
             found += [(SPLITS.index(split), emotion or emotion_folder.name, path) for path in paths]
     if not found:
         raise UserError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill the folder")
+    if foreign:
+        print(f"notice: {describe_foreign(foreign)}", file=sys.stderr)
     emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS), key=str.casefold))
     numbers = {emotion: number for number, emotion in enumerate(emotions)}
     found.sort(key=lambda image: image[0])
@@ -490,12 +509,12 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
             faces = list(pool.map(lambda image: _read_image(image[2], image_size), batch))
             unreadable += [path for (_, _, path), face in zip(batch, faces, strict=True) if face is None]
             done = start + len(batch)
-            named = ", ".join(map(str, unreadable[:MAX_NAMED])) + (", ..." if len(unreadable) > MAX_NAMED else "")
             can_stop = len(unreadable) > MAX_NAMED or done == len(images)  # else read on, to name more images
             if can_stop and len(unreadable) > MAX_UNREADABLE * len(images):
                 raise UserError(
-                    f"images must be readable; found {len(unreadable)} of the first {done:,} that are not: {named}; "
-                    f"replace or remove them (of many images, {MAX_UNREADABLE:.0%} may be unreadable)"
+                    f"images must be readable; found {len(unreadable)} of the first {done:,} that are not: "
+                    f"{_named(unreadable)}; replace or remove them (of many images, "
+                    f"{MAX_UNREADABLE:.0%} may be unreadable)"
                 )
             read = [(*image[:2], face) for image, face in zip(batch, faces, strict=True) if face is not None]
             splits, emotions, faces = zip(*read, strict=True) if read else ((), (), np.empty((0, *image_size, 1)))
@@ -503,9 +522,15 @@ def _read_images(images: list[tuple[int, int, Path]], image_size: tuple[int, int
             bar.update(len(batch))
     if unreadable:
         print(
-            f"notice: {len(unreadable)} of {len(images):,} images can't be read and are left out: {named}",
+            f"notice: {len(unreadable)} of {len(images):,} images can't be read and are left out: {_named(unreadable)}",
             file=sys.stderr,
         )
+
+
+def _named(unreadable: Sequence[Path]) -> str:
+    """Return the names of the first of these images, and why they can't be read where that is not plain."""
+    names = [f"{path} ({why})" if (why := why_unreadable(path)) else str(path) for path in unreadable[:MAX_NAMED]]
+    return ", ".join(names) + (", ..." if len(unreadable) > MAX_NAMED else "")
 
 
 def _read_image(path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
@@ -514,17 +539,78 @@ def _read_image(path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
     return None if image is None else resize_face(image, image_size)
 
 
+def pick_images(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Pick the images among files, by their suffixes; hidden files are no images.
+
+    Args:
+        files: In any order.
+
+    Returns:
+        The images that `decode_image` reads, and the images of other formats, such as HEIC without the package for it;
+        both in the order of `files`.
+    """
+    read = (*IMAGE_SUFFIXES, *READ_SUFFIXES, *(HEIF_SUFFIXES if find_spec("pillow_heif") else ()))
+    visible = [file for file in files if not file.name.startswith(".")]
+    foreign = (*HEIF_SUFFIXES, *FOREIGN_SUFFIXES)
+    images = [file for file in visible if file.suffix.lower() in read]
+    return images, [file for file in visible if file.suffix.lower() in foreign and file.suffix.lower() not in read]
+
+
+def describe_foreign(images: Sequence[Path]) -> str:
+    """Return a line on images that can't be read here: how many, which, and what to do.
+
+    Args:
+        images: Of the formats that `pick_images` sets apart; one or more.
+    """
+    suffixes = sorted({image.suffix.lower() for image in images})
+    remedy = "pip install pillow-heif, or " if set(suffixes) & set(HEIF_SUFFIXES) else ""
+    named = ", ".join(map(str, images[:MAX_NAMED])) + (", ..." if len(images) > MAX_NAMED else "")
+    which = f"{len(images)} images of formats" if len(images) > 1 else "one image of a format"
+    return f"{which} not read here ({', '.join(suffixes)}): {named}; {remedy}turn them into .jpg"
+
+
 def decode_image(path: str | Path) -> np.ndarray | None:
     """Read an image file.
 
     Returns:
-        uint8 (h, w, 3), BGR, upright as the camera was held; or None where the file can't be read.
+        uint8 (h, w, 3), BGR, upright as the camera was held; or None where the file can't be read: see
+        `why_unreadable`.
     """
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return None
     try:
+        if Path(path).suffix.lower() in HEIF_SUFFIXES and find_spec("pillow_heif"):
+            return _decode_heif(path)
         # Any kind of file gives 8 bits of colour, which turn grey in the same way as a camera's frame.
         return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, OSError):  # an empty file, a file that claims to be huge, or no permission to read it
         return None
+
+
+def _decode_heif(path: str | Path) -> np.ndarray | None:
+    """Return an image of a .heic file, as `decode_image` does."""
+    import pillow_heif
+
+    try:
+        file = pillow_heif.open_heif(path, bgr_mode=True)  # upright, and not decoded yet
+        return np.array(np.asarray(file)[:, :, :3]) if math.prod(file.size) <= MAX_PIXELS else None
+    except (ValueError, RuntimeError, EOFError, SyntaxError):  # what the errors of libheif become
+        return None
+
+
+def why_unreadable(path: str | Path) -> str:
+    """Return why `decode_image` can't read a file; "" where the file is damaged or of an unknown kind."""
+    if not os.path.lexists(path):
+        return "gone"
+    if not os.path.isfile(path):
+        return "no regular file"
+    try:
+        cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except OSError as error:
+        return f"{error.strerror}"
+    except cv2.error as error:
+        return f"more than {MAX_PIXELS // 10**6} million pixels" if "CV_IO_MAX_IMAGE_PIXELS" in str(error) else ""
+    return ""
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -20,9 +20,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from command_line import Parser, UserError, exit_status, number_in_range  # first: it names a missing package
+
+# isort: split
 import cv2
 
-from command_line import Parser, UserError, exit_status, number_in_range
 from models.classifier import EmotionClassifier
 from recognition.annotation import LANGUAGES, Annotator
 from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector

@@ -6,11 +6,13 @@ import io
 import lzma
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import textwrap
 import types
 import zipfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -305,13 +307,18 @@ def test_reads_folders_in_the_spellings_in_use(tmp_path):
     assert splits["PrivateTest"].faces[:, 0, 0, 0].tolist() == [200]
 
 
-@pytest.mark.parametrize("suffix", lp.IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", lp.IMAGE_SUFFIXES + lp.READ_SUFFIXES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_reads_every_kind_of_image(tmp_path, suffix, channels):
-    write_image(tmp_path / "train" / "happy" / f"a{suffix}", np.full((60, 40, channels), 128, np.uint8))
+    written_as = {".jfif": ".jpg", ".pbm": ".ppm" if channels == 3 else ".pgm", ".pgm": ".pnm"}.get(suffix, suffix)
+    if suffix in (".gif", ".ppm"):
+        channels = 3  # OpenCV writes these in colour alone
+    path = write_image(tmp_path / "train" / "happy" / f"a{written_as}", np.full((60, 40, channels), 128, np.uint8))
+    path.rename(path.with_suffix(suffix))
     faces = load_fer2013_data(tmp_path)["Training"].faces
     assert faces.shape == (1, 48, 48, 1)
-    assert np.abs(faces.astype(int) - 128).max() <= 1
+    assert np.abs(faces.astype(int) - 128).max() <= (60 if suffix == ".gif" else 1)  # OpenCV dithers when it writes
+    assert abs(faces.mean() - 128) <= 1
 
 
 @pytest.mark.parametrize(
@@ -352,6 +359,74 @@ def test_refuses_a_bad_folder(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
     assert str(path if name.startswith("happy") else path.parent) in str(caught.value)
     assert not list(tmp_path.rglob("*.np[yz]"))
+
+
+def test_images_that_can_not_be_read_are_counted_and_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lp, "find_spec", lambda name: None)
+    write_image(tmp_path / "train" / "happy" / "a.png", grey(1))
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "x.dng", ".hidden.heic", "notes.txt"):
+        (tmp_path / "train" / "happy" / name).write_bytes(b"x")
+    for _ in range(2):  # from the folder, then from the cache
+        assert len(load_fer2013_data(tmp_path, SIZE)["Training"].faces) == 1
+        line = capsys.readouterr().err
+        assert line.startswith("notice: 3 images of formats not read here (.dng, .heic): ") and line.count("\n") == 1
+        assert "IMG_1.HEIC" in line and "x.dng; pip install pillow-heif, or turn them into .jpg" in line
+    (tmp_path / "train" / "sad").mkdir()
+    (tmp_path / "train" / "sad" / "b.heif").write_bytes(b"x")
+    with pytest.raises(UserError, match="sad: an emotion's folder must .*; found none, but one image of a format not"):
+        load_fer2013_data(tmp_path, SIZE)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_heic_is_read_where_its_package_is_installed(tmp_path, monkeypatch, broken):
+    def open_heif(path, bgr_mode):
+        if broken or not bgr_mode:
+            raise ValueError("Invalid input")
+        pixels = np.full((2, 2, 4), (0, 0, 200, 9), np.uint8)
+        return types.SimpleNamespace(size=(2, 2), __array_interface__=pixels.__array_interface__, kept=pixels)
+
+    monkeypatch.setattr(lp, "find_spec", lambda name: name == "pillow_heif")
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(open_heif=open_heif))
+    path = tmp_path / "train" / "happy" / "a.HEIC"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    if broken:
+        assert_refused(tmp_path, "images must be readable; .*a.HEIC; replace")
+    else:
+        assert (load_fer2013_data(tmp_path, SIZE)["Training"].faces == 60).all()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """Return a small PNG whose header gives another size."""
+    png = cv2.imencode(".png", grey(1))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("pipe", "no regular file"), ("link", "no regular file"), ("gone", "gone")]
+)
+def test_special_files_named_as_images_are_named_with_the_reason(tmp_path, name, reason):
+    folder = tmp_path / "train" / "happy"
+    write_image(folder / "a.png", grey(1))
+    path = folder / f"{name}.jpg"
+    if name == "pipe":
+        os.mkfifo(path)
+    if name == "link":
+        path.symlink_to(path)
+    assert lp.decode_image(path) is None and reason in lp.why_unreadable(path)
+    if name == "pipe":
+        assert_refused(tmp_path, r"images must be readable; .*pipe.jpg \(no regular file\); replace")
+
+
+def test_an_image_of_too_many_pixels_is_told_so_and_not_decoded(tmp_path):
+    """OpenCV reads the limit while it is imported, so in a process of its own; 30,000 x 30,000 would take minutes."""
+    path = tmp_path / "train" / "happy" / "huge.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(png_that_claims(30000, 30000))
+    done = run(lp.__file__, "--dataset", tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "huge.png (more than 268 million pixels); replace" in done.stderr
 
 
 def test_other_emotions_than_fer2013s(tmp_path):
