@@ -106,6 +106,8 @@ shift = 0.06                   # up to +- share of the width and height
 contrast = 0.20                # up to +- share
 brightness = 0.10              # up to +- of the [-1, 1] range
 erasing = 0.10                 # share of faces that lose one random rectangle
+disturbances = 0.0             # share of faces with noise, blur, low resolution, JPEG, gamma or uneven light; auto: see
+                               # `choose_disturbances`
 # machine
 precision = "auto"             # float32, mixed_bfloat16, or auto: see `choose_precision`
 seed = 0                       # of initial weights, order and augmentation
@@ -175,6 +177,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--contrast", type=number(float, 0), default=contrast, help="share")
     add("--brightness", type=number(float, 0), default=brightness, help="of the [-1, 1] range")
     add("--erasing", type=number(float, 0, most=1), default=erasing, help="share of faces that lose a rectangle")
+    disturbed = "share of faces with noise, blur, low resolution, JPEG, gamma or uneven light"
+    add("--disturbances", type=number(float, 0, most=1, auto=True), default=disturbances, help=disturbed)
 
     add = parser.add_argument_group("machine").add_argument
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
@@ -190,6 +194,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.image_size = tuple(args.image_size)
     args.epochs = choose_epochs(args.epochs, args.dataset)
     args.augmentation = choose_augmentation(args.augmentation, args.network)
+    args.disturbances = choose_disturbances(args.disturbances, args.network)
     args.teacher_share = choose_teacher_share(args.teacher_share, args.network)
     args.precision = choose_precision(args.precision, args.network)
     return args
@@ -291,6 +296,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         brightness=args.brightness,
         erasing=args.erasing,
         strength=args.augmentation,
+        disturbances=args.disturbances,
     )
     labels = data.labels
     if learns_from_teacher and not complete:
@@ -410,6 +416,13 @@ def choose_augmentation(wanted: float | str, name: str) -> float:
     if wanted != "auto":
         return wanted
     return {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}.get(name, 1.4)
+
+
+def choose_disturbances(wanted: float | str, name: str) -> float:
+    """Resolve "auto": thin networks have less room for what cameras do, and get fewer."""
+    if wanted != "auto":
+        return wanted
+    return 0.15 if name in THIN else 0.3
 
 
 def choose_teacher_share(wanted: float | str, name: str) -> float:

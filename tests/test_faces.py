@@ -1,5 +1,6 @@
 """Tests of training/faces.py: held-out parts, labels, the pixels of augmentation, batches, and teachers."""
 
+import hashlib
 import json
 
 import keras
@@ -10,6 +11,8 @@ from command_line import UserError
 from load_and_process import EMOTIONS, SPLITS, VOTE_COLUMNS, VOTE_LABELS, Dataset, Split, preprocess_images
 from models.checkpoint import save_checkpoint
 from models.cnn import EMOTION_MAPS, NETWORKS
+from training import disturbances
+from training.disturbances import KINDS
 from training.faces import (
     Augmentation,
     AugmentedFaces,
@@ -223,6 +226,92 @@ def test_erasing_fills_one_rectangle():
 
 
 # ----------------------------------------------------------------------------------------------------------
+# What cameras do
+
+
+def smooth_face():
+    """A face-like picture without fine detail, uint8 (48, 48)."""
+    y, x = np.mgrid[:48, :48]
+    return (128 + 60 * np.sin(x / 6) * np.cos(y / 7)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.function.__name__)
+@pytest.mark.parametrize("shape", [(48, 48), (40, 64)])
+def test_every_kind_disturbs_and_follows_from_the_generator(kind, shape):
+    face = random_faces(1, *shape)[0, ..., 0]
+    before = face.copy()
+    first, second = (kind.function(face, kind.high, np.random.default_rng(3)) for _ in range(2))
+    assert (first.shape, first.dtype) == (shape, np.uint8)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(face, before)
+    assert (first != face).any()
+
+
+@pytest.mark.parametrize("function", [disturbances.noise, disturbances.correlated_noise])
+@pytest.mark.parametrize("deviation", [10, 20])
+def test_noise_has_its_deviation(function, deviation):
+    face = np.full((48, 48), 128, np.uint8)
+    added = function(face, deviation, np.random.default_rng(0)).astype(float) - 128
+    assert added.std() == pytest.approx(deviation, rel=0.05) and abs(added.mean()) < 2
+    neighbours = np.corrcoef(added[:, 1:].ravel(), added[:, :-1].ravel())[0, 1]
+    assert (neighbours > 0.3) == (function is disturbances.correlated_noise)
+
+
+def test_blur_and_motion_blur_spread_a_point():
+    face = np.zeros((49, 49), np.uint8)
+    face[24, 24] = 255
+    y, x = np.mgrid[:49, :49] - 24
+    blurred = disturbances.blur(face, 2, np.random.default_rng(0)).astype(float)
+    assert np.sqrt((blurred * x**2).sum() / blurred.sum()) == pytest.approx(2, rel=0.15)
+    for seed in range(5):
+        moved = disturbances.motion_blur(face, 6, np.random.default_rng(seed)).astype(float)
+        spread = np.linalg.eigvalsh([[(moved * a * b).sum() / moved.sum() for a in (x, y)] for b in (x, y)])
+        assert spread[0] < 0.4 and spread[1] == pytest.approx(6**2 / 12, rel=0.3)  # a line, 6 pixels long
+        assert moved.sum() == pytest.approx(255, rel=0.1)
+
+
+def test_light_and_resolution_by_hand():
+    face, rng = np.array([[0, 51, 102, 255]], np.uint8).repeat(4, 0), np.random.default_rng(0)
+    assert disturbances.gamma(face, 2, rng)[0].tolist() == [0, 10, 41, 255]  # 255 * 0.2**2, 255 * 0.4**2
+    for seed in range(20):
+        gain = disturbances.uneven_light(np.full((48, 48), 100, np.uint8), 0.6, np.random.default_rng(seed))
+        assert 40 <= gain.min() < 80 and 120 < gain.max() <= 160
+    stripes = np.tile(np.array([0, 255], np.uint8), (48, 24))
+    assert np.ptp(disturbances.low_resolution(stripes, 24, rng)) <= 1  # finer than 24 pixels can show
+    assert np.abs(disturbances.low_resolution(smooth_face(), 24, rng).astype(int) - smooth_face()).max() < 12
+    errors = [np.abs(disturbances.jpeg(smooth_face(), q, rng).astype(int) - smooth_face()).mean() for q in (15, 60)]
+    assert 0 < errors[1] < errors[0] < 12
+
+
+def test_a_share_of_the_faces_is_disturbed():
+    faces = smooth_face()[None, :, :, None].repeat(400, 0)
+    images = augment(faces, np.random.default_rng(0), STILL._replace(disturbances=0.3))
+    changed = (images != preprocess_images(faces)).any(axis=(1, 2, 3))
+    assert 90 < changed.sum() < 150
+    assert len({image.tobytes() for image in images[changed]}) > 0.8 * changed.sum()  # each in its own way
+
+
+def test_no_disturbances_leave_the_batches_as_they_were():
+    """Bit for bit: the hash is of a version that knew none."""
+    faces, digest = random_faces(64, 48, 48), hashlib.sha256()
+    how = {"batch_size": 16, "seed": 1, "augmentation": Augmentation(disturbances=0.0)}
+    sequence = AugmentedFaces(faces, np.eye(7, dtype=np.float32)[np.arange(64) % 7], np.arange(64), **how)
+    for sequence.epoch in range(2):
+        for batch in range(4):
+            digest.update(np.rint(127.5 * sequence[batch][0]).astype(np.int16).tobytes())
+    assert digest.hexdigest() == "5e41dd0bf94338e5b8f2057109aea46ec1444fb3d74218049b87d9449e13c0dd"
+
+
+@pytest.mark.parametrize("name", disturbances.MEASURED)
+def test_measured_disturbances_are_the_same_every_time(name):
+    faces = random_faces(3, 48, 48)
+    first = disturbances.disturb_all(faces, name)
+    assert first.shape == faces.shape and (first != faces).any()
+    np.testing.assert_array_equal(first[:2], disturbances.disturb_all(faces[:2], name))
+    assert disturbances.disturb_all(faces[:0], name).shape == (0, 48, 48, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------
 # Batches
 
 
@@ -247,7 +336,11 @@ def test_batches_follow_from_seed_epoch_and_batch():
 def test_shards_of_a_batch_are_transformed_as_in_the_whole(shards, mixup):
     faces, labels = random_faces(30, 32, 32), np.eye(7, dtype=np.float32)[np.arange(30) % 7]
     given = [faces, labels, np.arange(30)]
-    how = BATCHES | {"seed": 3, "augmentation": Augmentation(erasing=0.5, strength=1.5), "mixup": mixup}
+    how = BATCHES | {
+        "seed": 3,
+        "augmentation": Augmentation(erasing=0.5, strength=1.5, disturbances=0.5),
+        "mixup": mixup,
+    }
     whole = AugmentedFaces(*given, **how)
     pieces_of = [AugmentedFaces(*given, **how, shard=(index, shards)) for index in range(shards)]
     for epoch, batch in [(0, 0), (0, 2), (5, 1)]:

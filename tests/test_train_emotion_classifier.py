@@ -434,6 +434,11 @@ def test_each_network_gets_the_augmentation_that_suits_it():
     assert train.choose_augmentation(0.25, "simple_CNN") == 0.25
 
 
+def test_thin_networks_see_fewer_disturbances():
+    assert [train.choose_disturbances("auto", name) for name in ("mini_XCEPTION", "simple_CNN")] == [0.15, 0.3]
+    assert train.choose_disturbances(0.05, "simple_CNN") == 0.05
+
+
 def test_thin_networks_are_taught_more():
     suited = {"tiny_XCEPTION": 0.9, "mini_XCEPTION": 0.9, "big_XCEPTION": 0.5, "simpler_CNN": 0.5, "simple_CNN": 0.5}
     assert {name: train.choose_teacher_share("auto", name) for name in NETWORKS} == suited

@@ -25,6 +25,7 @@ from load_and_process import (
     stratified_split,
 )
 from models.classifier import EmotionClassifier
+from training.disturbances import disturb
 from training.hosts import short_hash
 
 VOTES_AS = ("share", "hard", "soft")
@@ -217,10 +218,11 @@ class Augmentation(NamedTuple):
     brightness: float = 0.10  # up to +- of the [-1, 1] range
     erasing: float = 0.10  # share of faces that lose one random rectangle
     strength: float = 1.0  # multiplies all of these but `flip`
+    disturbances: float = 0.0  # share of faces that get one of `training.disturbances.KINDS`
 
 
 def augment(faces: np.ndarray, rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
-    """Flip, rotate, zoom and shift faces, change their contrast and brightness, erase rectangles.
+    """Flip, rotate, zoom and shift faces, disturb some, change contrast and brightness, erase rectangles.
 
     Args:
         faces: uint8 (n, h, w, c).
@@ -266,7 +268,11 @@ def sample_transforms(
     sides = (rng.uniform(0.15, 0.4, (n, 2)) * size).astype(int)
     corner = (rng.random((n, 2)) * (size - sides + 1)).astype(int)
     # (n, 4): top, left, bottom, right
-    return transforms | {"rectangle": np.hstack([corner, corner + sides]), "filling": rng.uniform(-1, 1, n)}
+    transforms |= {"rectangle": np.hstack([corner, corner + sides]), "filling": rng.uniform(-1, 1, n)}
+    if bounds.disturbances:
+        transforms["disturbed"] = rng.random(n) < bounds.disturbances
+        transforms["disturbance_seed"] = rng.integers(2**63, size=n)
+    return transforms
 
 
 def apply_transforms(faces: np.ndarray, transforms: dict[str, np.ndarray]) -> np.ndarray:
@@ -281,6 +287,8 @@ def apply_transforms(faces: np.ndarray, transforms: dict[str, np.ndarray]) -> np
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         ).reshape(height, width, channels)
+    for i in np.flatnonzero(transforms.get("disturbed", ())):
+        warped[i] = disturb(warped[i], transforms["disturbance_seed"][i])
     images = preprocess_images(warped)
     images *= transforms["contrast"]
     images += transforms["brightness"]
@@ -432,7 +440,8 @@ def blend_teacher_labels(
     """Blend what teachers predict into the labels, so that a network learns to predict like them (distillation).
 
     A prediction is the mean over all teachers and over some augmented views of a face: on such views a teacher is less
-    certain of a label that it has learnt by heart.  Each face is predicted once: predicting again in every epoch took
+    certain of a label that it has learnt by heart.  The views are not disturbed: what a teacher sees in a clear face is
+    the label of the disturbed one, too.  Each face is predicted once: predicting again in every epoch took
     longer than training a small network.
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (2015), arXiv:1503.02531.
 
@@ -450,6 +459,7 @@ def blend_teacher_labels(
         float32 (n, emotions); `labels` itself is unchanged.
     """
     of_thread = threading.local()  # LiteRT serves one thread at a time
+    augmentation = augmentation._replace(disturbances=0.0)
 
     def predict(indices):
         if not hasattr(of_thread, "teacher"):
