@@ -9,7 +9,11 @@ Importing this module imports neither TensorFlow nor Keras.
 """
 
 import contextlib
+import functools
 import math
+import re
+import stat
+import struct
 import sys
 import threading
 import time
@@ -21,13 +25,32 @@ import cv2
 import numpy as np
 
 from command_line import UserError
-from load_and_process import IMAGE_SUFFIXES
+from load_and_process import IMAGE_SUFFIXES, decode_image, describe_foreign, pick_images, why_unreadable
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+VIDEO_SUFFIXES = (
+    *(
+        ".mp4",
+        ".avi",
+        ".mkv",
+        ".mov",
+        ".webm",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".wmv",
+        ".3gp",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".mts",
+    ),
+    *(".ogv", ".ts"),
+)
 PATIENCE = 30.0  # seconds for which a camera that gives no picture is opened again and again
 RETRY = 1.0  # seconds without a picture before each attempt to open the camera again
 SILENCE = 0.5  # seconds without a picture after which a notice is shown
 LONE_IMAGE = 3.0  # seconds for which a single image is shown between other sources
+LONGEST_GAP = 600.0  # seconds between two frames of a video; a longer gap is a fault in the file's times
 DRAWN_FRAMES = 455  # the drawn face's seven expressions once, 2.6 s each at 25 frames per second
 
 
@@ -102,22 +125,26 @@ def expand_sources(names: Sequence[int | str | Path]) -> list[int | str | Path |
     expanded, images = [], []
     for name in names:
         path = Path(str(name))
-        if path.suffix.lower() in IMAGE_SUFFIXES and "://" not in str(name) and not path.is_dir():
+        if not str(name) or not _is_path(str(name)):
+            expanded.append(name)
+        elif path.is_dir():
+            expanded += _split_folder(path)
+        elif _names_image(path):
             if not images:
                 expanded.append(images)  # at the position of the first image
             images.append(path)
-        elif str(name) and path.is_dir():
-            expanded += _split_folder(path)
         else:
             expanded.append(name)
     return [source[0] if source is images and len(images) == 1 else source for source in expanded]
 
 
 def _split_folder(folder):
-    """Return the sources in a folder: each video, and the images together."""
+    """Return the sources in a folder: each video, and the images together; tell of pictures that can't be read."""
     files = [path for path in _list_folder(folder) if path.is_file() and not path.name.startswith(".")]
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images, foreign = _pick_images(files)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    if foreign:
+        print(f"notice: {folder}: {describe_foreign(foreign)}", file=sys.stderr)
     if not images + videos:
         endings = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
         raise UserError(f"a folder as source holds images or videos ({endings}); {folder} has none")
@@ -126,13 +153,41 @@ def _split_folder(folder):
     return [*videos, images[0] if len(images) == 1 and videos else folder]
 
 
+def _pick_images(files):
+    """Return the images among files, and the pictures that can't be read; an animated .gif is a video."""
+    images, foreign = pick_images(path for path in files if path.is_file())  # opening a pipe would wait for its writer
+    return [path for path in images if path.suffix.lower() not in VIDEO_SUFFIXES], foreign
+
+
+def _names_image(path):
+    """Return whether a path ends like a picture, whether it can be read here or not; an animated .gif is a video."""
+    return any(pick_images([path])) and path.suffix.lower() not in VIDEO_SUFFIXES
+
+
+def _is_path(name):
+    """Return whether a source is not a camera's number, a stream or the drawn face, and so must be a path."""
+    return not (name.isdecimal() or "://" in name or name == "drawn")
+
+
 def _check_exists(name):
-    """Raise a `UserError` where a name is not a camera, a stream or the drawn face, and there is no such path."""
-    if name.isdecimal() or "://" in name or name == "drawn":
+    """Raise a `UserError` where a name must be a path, and there is no such path, or OpenCV can't take its name."""
+    if not _is_path(name):
         return
     with _readable(name):
         if not Path(name).exists():
-            raise UserError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {name}")
+            shown = without_password(name)
+            raise UserError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {shown}")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"a source's name must be UTF-8; found {ascii(name)}: rename it") from error
+
+
+def without_password(address: str) -> str:
+    """Return a stream's address as it may be shown: without its user and password, and without a query."""
+    address = re.sub(r"(:(?://)?).*@", r"\1***@", address)
+    secret = r"\?|pass|pwd|token|key|auth"  # some cameras take the password in the path
+    return re.sub(rf"(://[^/?]*)(?=.*(?:{secret})).*", r"\1/***", address, flags=re.IGNORECASE)
 
 
 def _list_folder(folder):
@@ -155,7 +210,7 @@ def read_files(source: int | str | Path | list[Path] | None) -> set[Path]:
     if isinstance(source, list):
         return {*source, *(path.parent for path in source)}
     path = Path(str(source))
-    if not path.exists():
+    if not _is_path(str(source)) or not path.exists():
         return set()  # a camera, a stream, the drawn face
     return {path, *_list_folder(path)} if path.is_dir() else {path}
 
@@ -193,17 +248,24 @@ def open_source(source: int | str | Path | list[Path] | None, endless: bool = Tr
         frames.note = "a drawing, no person"
         return frames
     if name.isdecimal():
-        return Live(int(name))
+        number = name.lstrip("0") or "0"
+        if len(number) > 4:  # OpenCV takes 32 bits, and thousands stand for its ways of reaching a camera
+            raise UserError(f"a camera has a number from 0 to 9999; found {number[:20]}{'...' * (len(number) > 20)}")
+        return Live(int(number))
     if "://" in name:
         return open_stream(name)
     _check_exists(name)
     path = Path(name)
     if path.is_dir():
-        images = [child for child in _list_folder(path) if child.suffix.lower() in IMAGE_SUFFIXES]
-        return Stills(images, folder=True, name=path.resolve().name)
-    if not path.stat().st_size:
+        return Stills(_pick_images(_list_folder(path))[0], folder=True, name=path.resolve().name)
+    status = path.stat()
+    if stat.S_ISCHR(status.st_mode):  # /dev/video2, or the name that udev gave a camera
+        return Live(name, functools.partial(cv2.VideoCapture, apiPreference=cv2.CAP_V4L2))
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"a source is a camera, a file or a folder; found a pipe, a socket or a disk at {path}")
+    if not status.st_size:
         raise UserError(f"{path} is empty: copy or download it again")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if _names_image(path):
         return Stills([path], shown_s=math.inf if endless else LONE_IMAGE)
     return Video(cv2.VideoCapture(name), path.stem, path)
 
@@ -235,12 +297,13 @@ class Source:
         fps: Frames per second of a recording.
         count: How many frames there are; 0 if nobody knows.
         note: To be shown in the picture.
+        longest_s: Seconds for which a frame may count until the next frame; a camera without frames has dropped out.
         broken: How many files could not be read.
         clock: Tells when a frame is due; the window stops it while the user pauses.
     """
 
     name, paths = "", ()
-    still, folder, broken, fps, count, note = False, False, 0, 30.0, 0, ""
+    still, folder, broken, fps, count, note, longest_s = False, False, 0, 30.0, 0, "", 1.0
 
     def __init__(self):
         self.clock = Clock()
@@ -269,7 +332,7 @@ class Live(Source):
     When the patience has come to an end, iterating raises `SourceLost`.
 
     Args:
-        source: Camera number or URL.
+        source: Camera number, a camera's path in /dev, or URL.
         open_capture: Called with `source`, gives an object like `cv2.VideoCapture`.
         patience: Seconds without a picture after which the camera counts as lost.
 
@@ -282,14 +345,15 @@ class Live(Source):
     ):
         super().__init__()
         self.source, self.open_capture, self.patience = source, open_capture, patience
-        self.label = f"camera {source}" if isinstance(source, int) else str(source)
-        self.name = f"camera{source}" if isinstance(source, int) else "stream"
+        stream = isinstance(source, str) and "://" in source
+        self.label = without_password(source) if stream else f"camera {source}"
+        self.name = "stream" if stream else f"camera{source}" if isinstance(source, int) else Path(source).name
         self.capture = open_capture(source)
         if not self.capture.isOpened():
             self.capture.release()
             advice = (
                 "check the address and the network"
-                if isinstance(source, str)
+                if stream
                 else "check that it is connected, that no other program uses it and that this one may (system "
                 "settings, privacy, camera); other cameras have other numbers"
             )
@@ -348,6 +412,8 @@ class Live(Source):
 class Video(Source):
     """A video file, or an object like `cv2.VideoCapture`: gives every frame, to be shown at the video's own pace.
 
+    The time of a frame is the time in the file, since many files have frames at an uneven rate.
+
     Args:
         capture: An object like `cv2.VideoCapture`, already opened.
         name: For the names of the files that are written.
@@ -356,6 +422,8 @@ class Video(Source):
     Raises:
         UserError: No frame can be read.
     """
+
+    longest_s = math.inf
 
     def __init__(self, capture: Any, name: str, path: Path | None = None):
         super().__init__()
@@ -366,23 +434,44 @@ class Video(Source):
             raise UserError(f"{path or name} is not a video that can be read: it is damaged, or of an unknown kind")
         self.fps = _frame_rate(capture, 25.0)
         self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self._started = None
+        self._began, self._first_s = None, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        self._next_s = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
-        self._started = self.clock.now()
-        number, image = 0, self._first
+        self._began = self.clock.now()
+        number, time_s, image = 0, 0.0, self._first
         while image is not None:
-            yield Frame(number, number / self.fps, as_bgr(image), self.name)
-            number += 1
-            image = self.capture.read()[1]
-        if number < 0.9 * self.count:  # the count in a file is an estimate
+            following = self.capture.read()[1]  # one ahead, because a frame is shown until the next one's time
+            self._next_s = self._time(number + 1, time_s) if following is not None else time_s + 1 / self.fps
+            yield Frame(number, time_s, as_bgr(image), self.name)
+            number, time_s, image = number + 1, self._next_s, following
+        if number < 0.9 * self.count and time_s < 0.9 * self._duration():  # the count in a file is an estimate
             self.broken += 1
             print(
                 f"{self.path or self.name} ends after {number} of {self.count} frames: it is damaged", file=sys.stderr
             )
 
+    def _time(self, number, before):
+        """Return the time of the frame that was read last, in seconds since the first frame.
+
+        The time in the file counts if it advances; in place of a time that is rounded, as in most files, its number at
+        an even rate counts.
+
+        Args:
+            number: Of the frame.
+            before: Time of the frame before.
+        """
+        even, said = number / self.fps, self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 - self._first_s
+        times = (even if abs(said - even) <= 0.001 else said, even, before + 1 / self.fps)
+        return next(time_s for time_s in times if before < time_s <= before + LONGEST_GAP)
+
+    def _duration(self):
+        """Return the seconds that the video should last; a part that was cut out of an MP4 has frames not to show."""
+        seconds = self.count / self.fps
+        return min(seconds, _movie_seconds(self.path) or seconds) if self.path else seconds
+
     def due(self, frame: Frame) -> float:
-        return self._started + (frame.number + 1) / self.fps
+        return self._began + self._next_s
 
     def close(self) -> None:
         self.capture.release()
@@ -408,14 +497,12 @@ class Stills(Source):
     def __iter__(self) -> Iterator[Frame]:
         number = 0
         for path in self.paths:
-            try:
-                # imdecode, since imread can't open every path on Windows
-                data = np.fromfile(path, np.uint8)
-                image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-            except (OSError, cv2.error):
-                image = None
+            image = decode_image(path)
             if image is None:
-                fault = f"{path} is not an image that can be read: it is missing, damaged, or of an unknown kind"
+                why = why_unreadable(path) or "it is missing, damaged, or of an unknown kind"
+                fault = f"{path} is not an image that can be read: {why}"
+                if foreign := pick_images([path])[1]:
+                    fault = describe_foreign(foreign)
                 if not self.folder:
                     raise UserError(fault)
                 self.broken += 1
@@ -431,11 +518,46 @@ class Stills(Source):
 
 
 def as_bgr(image: np.ndarray) -> np.ndarray:
-    """Return a frame as BGR, uint8 (h, w, 3); the frames of grey cameras are (h, w) or (h, w, 1)."""
-    return image if image.ndim == 3 and image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    """Return a frame as cameras and videos give it as BGR, uint8 (h, w, 3).
+
+    Args:
+        image: Grey (h, w) or (h, w, 1), YUYV (h, w, 2), BGR (h, w, 3) or BGRA (h, w, 4).  Of more than 8 bits, the
+            bits that the brightest pixel needs count as all: cameras of 10, 12 and 14 bits use a part of 16.
+    """
+    if image.dtype != np.uint8:
+        full = 2.0 ** math.ceil(math.log2(max(0.0, float(image.max())) + 1)) - 1
+        image = np.clip(image * (255 / max(1.0, full)), 0, 255).astype(np.uint8)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if channels == 3:
+        return image
+    conversions = {1: cv2.COLOR_GRAY2BGR, 2: cv2.COLOR_YUV2BGR_YUY2, 4: cv2.COLOR_BGRA2BGR}
+    return cv2.cvtColor(image, conversions[channels])
 
 
 def _frame_rate(capture, unknown):
     """Return the capture's frames per second, or `unknown` where the capture says 0 or 90,000, as some do."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return fps if 1 <= fps <= 240 else unknown
+
+
+def _movie_seconds(path):
+    """Return the duration that the header of an MP4 or a QuickTime file states, in seconds; None for other files.
+
+    Source: ISO/IEC 14496-12, the boxes moov and mvhd.
+    """
+    with open(path, "rb") as file:
+        while len(head := file.read(8)) == 8:
+            (size, kind), header = struct.unpack(">I4s", head), 8
+            if size == 1:
+                size, header = int.from_bytes(file.read(8)), 16
+            if kind == b"moov":
+                box = file.read(40)  # mvhd comes first: its size, its name, version and flags
+                wide = len(box) == 40 and box[8] == 1
+                if box[4:8] != b"mvhd" or len(box) < 40:
+                    return None
+                rate, ticks = struct.unpack(">IQ" if wide else ">II", box[28:40] if wide else box[20:28])
+                return ticks / rate if rate and ticks else None
+            if not kind.isalnum() or not header <= size < 2**62:  # another kind of file
+                return None
+            file.seek(size - header, 1)
+    return None

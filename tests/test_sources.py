@@ -1,6 +1,11 @@
 """Tests of sources: what each kind of source gives, and what happens when it stops."""
 
+import os
+import struct
+import subprocess
 import time
+from functools import partial
+from shutil import which
 
 import cv2
 import numpy as np
@@ -19,21 +24,25 @@ from recognition.sources import (
     open_source,
     open_stream,
     read_files,
+    without_password,
 )
 
 
 class FakeCamera:
-    """Gives numbered frames like `cv2.VideoCapture`, then nothing more."""
+    """Gives numbered frames like `cv2.VideoCapture`, then nothing more; `times_ms` are what it says of their times."""
 
-    def __init__(self, frames, opened=True, fps=0.0, count=-1.0):
+    def __init__(self, frames, opened=True, fps=0.0, count=-1.0, times_ms=None):
         self.left, self.opened, self.released = list(range(frames)), opened, False
+        self.times_ms = times_ms
         self.properties = {cv2.CAP_PROP_FPS: fps, cv2.CAP_PROP_FRAME_COUNT: count}
 
     def isOpened(self):  # noqa: N802
         return self.opened
 
     def get(self, name):
-        return self.properties[name]
+        if name == cv2.CAP_PROP_POS_MSEC and self.times_ms:
+            return self.times_ms[len(self.times_ms) - len(self.left) - 1]
+        return self.properties.get(name, 0.0)
 
     def read(self):
         time.sleep(0.01)
@@ -106,9 +115,54 @@ def test_a_stream_of_known_length_is_a_video_and_not_opened_again():
         open_stream("http://a/none", cameras())
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 3)])
-def test_grey_cameras_give_bgr(shape):
-    assert as_bgr(np.zeros(shape, np.uint8)).shape == (4, 4, 3)
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1), (4, 4, 2), (4, 4, 3), (4, 4, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_cameras_of_all_kinds_give_bgr(shape, dtype):
+    assert as_bgr(np.zeros(shape, dtype)).shape == (4, 4, 3) and as_bgr(np.zeros(shape, dtype)).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("pixels", "dtype", "expected"),
+    [
+        ([0, 128, 255], np.uint8, [0, 128, 255]),
+        ([0, 0x8000, 0xFFFF], np.uint16, [0, 127, 255]),
+        ([0, 2048, 4095], np.uint16, [0, 127, 255]),  # 12 of 16 bits
+        ([0, 100, 3000], np.uint16, [0, 6, 186]),
+        ([0, 100, 255], np.uint16, [0, 100, 255]),
+        ([-5, 0, 511], np.int16, [0, 0, 255]),
+        ([0, 0.5, 1], np.float32, [0, 127, 255]),
+    ],
+)
+def test_pixels_of_more_than_8_bits_keep_their_brightness(pixels, dtype, expected):
+    assert as_bgr(np.array([pixels], dtype))[0, :, 1].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://host:554/stream", "rtsp://host:554/stream"),
+        ("rtsp://user:secret@host/stream", "rtsp://***@host/stream"),
+        ("rtsp://user:sec:r@e/t@host/stream", "rtsp://***@host/stream"),
+        ("https://secret@host", "https://***@host"),
+        ("http://host/video.cgi?user=a&pwd=secret", "http://host/***"),
+        ("http://host?secret", "http://host/***"),
+        ("rtsp://host:554/user=a_password=secret_channel=1", "rtsp://host:554/***"),
+        ("rtsp:/user:secret@host", "rtsp:***@host"),
+        ("clip.mp4", "clip.mp4"),
+        ("C:/clips/a.mp4", "C:/clips/a.mp4"),
+    ],
+)
+def test_a_password_in_an_address_is_never_shown(address, shown):
+    assert without_password(address) == shown
+    if "secret" in address:
+        with pytest.raises(UserError) as refused:
+            open_stream(address, cameras()) if "://" in address else expand_sources([address])
+        assert "secret" not in str(refused.value)
+    if "secret" in address and "://" in address:
+        with pytest.raises(SourceLost) as lost, Live(address, cameras(FakeCamera(1)), patience=0.05) as frames:
+            for frame in frames:
+                assert "secret" not in f"{frames.note} {frames.name} {frame and frame.name}"
+        assert "secret" not in str(lost.value)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -123,6 +177,71 @@ def test_video_gives_every_frame_at_its_own_pace(clip):
             assert (frame.number, frame.time_s, frame.image.shape) == (number, number / 15, (480, 640, 3))
             assert frames.due(frame) == pytest.approx(started + (number + 1) / 15, abs=0.5)
     assert number == 29
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "fps", "expected"),
+    [
+        ([0, 100, 200, 300], 10, [0, 0.1, 0.2, 0.3]),
+        ([0, 33, 67, 100], 30, [0, 1 / 30, 2 / 30, 0.1]),  # rounded to milliseconds
+        ([0, 33, 500, 3000], 18.4, [0, 0.033, 0.5, 3.0]),  # a variable rate
+        ([0, 40, 90, 130], 1000, [0, 0.04, 0.09, 0.13]),  # a browser's video of "1000 frames per second"
+        ([1400, 1500, 1600, 1700], 10, [0, 0.1, 0.2, 0.3]),  # the file begins later
+        ([0, 0, 0, 0], 10, [0, 0.1, 0.2, 0.3]),  # no times at all
+        ([0, 50, 0, 50], 10, [0, 0.05, 0.2, 0.3]),  # two files joined
+        ([0, 400, 0, 50], 10, [0, 0.4, 0.5, 0.6]),
+        ([0, 100, 9e7, 9e7 + 100], 10, [0, 0.1, 0.2, 0.3]),  # a jump of a day
+    ],
+)
+def test_the_time_of_a_frame_is_the_time_in_the_file(times_ms, fps, expected):
+    with Video(FakeCamera(4, fps=fps, times_ms=times_ms), "clip") as frames:
+        frames.clock = Clock(lambda: 100.0)
+        due, times_s = zip(*((frames.due(frame) - 100, frame.time_s) for frame in frames), strict=True)
+    assert times_s == pytest.approx(expected)
+    assert due[:-1] == pytest.approx(expected[1:]) and due[-1] > due[-2]  # each frame is shown until the next one
+
+
+@pytest.mark.skipif(not which("ffmpeg"), reason="ffmpeg, which makes the videos, is not installed")
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "cut.mp4"])
+def test_times_of_videos_of_a_variable_rate(tmp_path, name, capsys):
+    source = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=30:duration=4", "-g", "60"]
+    uneven = ["-vf", "select='lt(t,2)+not(mod(n,10))'", "-fps_mode", "vfr"]
+    ffmpeg = partial(subprocess.run, check=True, capture_output=True)
+    ffmpeg(["ffmpeg", *source, *([] if name == "cut.mp4" else uneven), tmp_path / name])
+    expected = [*(n / 30 for n in range(61)), *(n / 30 for n in range(70, 120, 10))]
+    if name == "cut.mp4":  # cut without encoding it again: the file keeps 15 frames that are not to be shown
+        ffmpeg(["ffmpeg", "-ss", "2.5", "-i", tmp_path / name, "-c", "copy", tmp_path / "b.mp4"])
+        (tmp_path / "b.mp4").replace(tmp_path / name)
+        expected = [n / 30 for n in range(45)]
+    with open_source(tmp_path / name) as frames:
+        assert [frame.time_s for frame in frames] == pytest.approx(expected, abs=0.002)
+    assert not frames.broken and not capsys.readouterr().err
+
+
+def movie(seconds, wide=False):
+    """The beginning of an MP4 that says how long it lasts."""
+    times = struct.pack(">QQIQ" if wide else ">IIII", 0, 0, 1000, round(1000 * seconds))
+    header = struct.pack(">I4sI", 12 + len(times) + 80, b"mvhd", wide << 24) + times + bytes(80)
+    return struct.pack(">I4s", 8, b"ftyp") + struct.pack(">I4s", 8 + len(header), b"moov") + header
+
+
+@pytest.mark.parametrize(
+    ("content", "broken"),
+    [
+        (movie(0.3), 0),
+        (movie(0.3, wide=True), 0),
+        (movie(3), 1),
+        (movie(0), 1),
+        (b"\0\0\0\1" + b"\xff" * 99, 1),
+        (b"", 1),
+    ],
+)
+def test_a_video_is_as_long_as_its_file_says(tmp_path, content, broken):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with Video(FakeCamera(3, fps=10.0, count=30.0), "clip", path) as frames:
+        assert len(list(frames)) == 3
+    assert frames.broken == broken
 
 
 def test_a_clock_stands_still_while_it_is_paused():
@@ -224,3 +343,57 @@ def test_a_folder_that_can_not_be_listed_is_a_mistake(tmp_path, monkeypatch):
     for act in (lambda: expand_sources([tmp_path]), lambda: read_files(tmp_path), lambda: open_source(tmp_path)):
         with pytest.raises(UserError, match=r"can't be read \(Permission denied\)"):
             act()
+
+
+def test_pictures_in_a_folder_that_can_not_be_read_are_counted_and_named(photograph, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "a.jpg"), cv2.imread(str(photograph)))
+    (tmp_path / "a.jpg").rename(tmp_path / "a.jfif")
+    for name in ("b.HEIC", "c.dng", "notes.txt"):
+        (tmp_path / name).touch()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
+    (source,) = expand_sources([tmp_path])
+    told = capsys.readouterr().err
+    assert told.startswith(f"notice: {tmp_path}: ") and told.count("\n") == 1 and "b.HEIC" in told and "c.dng" in told
+    with open_source(source) as frames:
+        assert [frame.name for frame in frames] == ["a.jfif"] and not frames.broken
+    (tmp_path / "b.HEIC").write_bytes(b"x")
+    with pytest.raises(UserError, match="not read here .*b.HEIC"), open_source(tmp_path / "b.HEIC") as frames:
+        list(frames)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("9" * 20, "a camera has a number from 0 to 9999; found 99999999999999999999"),
+        ("9" * 5000, "a camera has a number"),
+        ("n" * 5000, "can't be read"),
+        ("rtsp://" + "n" * 5000, "can't be opened"),
+        ("bad\udcff.mp4", r"must be UTF-8; found 'bad.udcff.mp4': rename it"),
+        ("loop", "nothing at loop|can't be read"),
+        ("/dev/null", "camera /dev/null can't be opened"),
+        ("pipe.mp4", "found a pipe"),
+        ("pipe.jpg", "found a pipe"),
+    ],
+    ids=lambda text: text[:12].encode("ascii", "replace").decode(),
+)
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other special files")
+def test_odd_names_are_one_line(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    for pipe in ("pipe.mp4", "pipe.jpg"):
+        os.mkfifo(pipe)
+    (tmp_path / os.fsdecode(b"bad\xff.mp4")).touch()
+    with pytest.raises(UserError, match=message) as refused:
+        for source in expand_sources([name]):
+            read_files(source)
+            if "://" in name:
+                open_stream(name, cameras())
+            open_source(source)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_path_in_dev_is_a_camera():
+    camera = FakeCamera(2)
+    with Live("/dev/v4l/by-id/usb-cam-index0", cameras(camera), patience=0.2) as frames:
+        assert frames.name == "usb-cam-index0" and next(iter(frames)).name == "camera /dev/v4l/by-id/usb-cam-index0"
