@@ -1,7 +1,12 @@
 """What all scripts share: flags, one line for a user's mistake, files written whole or not at all, quiet starts.
 
-A script ends with
+A script begins and ends with
 
+    if __name__ == "__main__":
+        from command_line import stop_quietly
+
+        stop_quietly()
+    ...
     if __name__ == "__main__":
         sys.exit(exit_status(main))
 
@@ -14,12 +19,18 @@ from __future__ import annotations  # an older Python reads this file, too, and 
 import argparse
 import contextlib
 import errno
+import functools
 import math
 import os
 import platform
+import re
 import shutil
 import signal
+import stat
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,12 +73,17 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
 
     Returns:
         What `main` returns. After a `UserError`, the exit status of the error; where a package is missing, 2. After
-        Ctrl-C, 130, and the same after SIGTERM, the signal with which clusters stop a job.
+        Ctrl-C, 130, and the same after SIGTERM, the signal with which clusters stop a job, and after SIGHUP, which
+        comes when the terminal is closed.
     """
-    previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _open_closed_ends()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that knows ASCII alone, or a name that is not UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    previous_handlers = _handle_stops(_interrupt_once_a_second())
     try:
         status = main(argv)
-        sys.stdout.flush()
+        _flush_output()
         return status
     except KeyboardInterrupt:
         return 130
@@ -78,10 +94,31 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         print(not_installed(error), file=sys.stderr)
         return 2
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     finally:
-        signal.signal(signal.SIGTERM, previous_handler)
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
+
+
+def _flush_output():
+    """Write what is left in the buffer of the standard output; a full disk is the user's to mend."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
+        raise WriteError(f"the standard output can't be written: {error.strerror}", exit_status=1) from error
+
+
+def printable(text: str) -> str:
+    """Return a text as one line for the terminal: control characters, escape sequences and the like are escaped.
+
+    Args:
+        text: A message; it may hold names of files, layers and emotions that others chose.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -137,7 +174,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """End the script with one line and status 2; argparse calls this method."""
-        self.exit(2, f"error: {message}; --help lists the flags\n")
+        self.exit(2, f"error: {printable(message)}; --help lists the flags\n")
 
 
 def number_in_range(
@@ -195,10 +232,27 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Translate Matplotlib's errors that are the machine's; put the import of Matplotlib into the block, too.
+
+    Raises:
+        WriteError: Matplotlib has no font that can be read, or no folder for its cache.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", None):  # about a file of ours
+            raise
+        remedy = "set MPLCONFIGDIR to an empty folder that can be written"
+        raise WriteError(f"Matplotlib can't draw ({error}): {remedy}") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; the file gets its final name if the block ends well, else it is removed.
 
-    Missing folders on the way to `path` are made.
+    Missing folders on the way to `path` are made. Where `path` is a link, the file that it leads to is replaced. A
+    device or a pipe is never replaced: the content is written to it at the end.
 
     Args:
         path: The final name.
@@ -212,25 +266,66 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.name:
         raise WriteError(f"{path} can't be written (it is a folder): choose another path")
-    partial = path.with_name(f".{path.stem}.{_process_name()}{path.suffix}")
-    try:
-        if path.is_dir():
+    if is_device(path):
+        with _writing_to_device(path) as partial:
+            yield partial
+        return
+    with opening_to_write(path):
+        if path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # a link may lead to where no file is yet
+                path.stat()  # tells of links that lead to each other
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        partial = target.with_name(f".{target.stem}.{_process_name()}{path.suffix}")
+        if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(os.path.realpath(target.parent))
         partial.touch()
-    except OSError as error:
-        raise WriteError(f"{path} can't be written ({error.strerror}): choose another path") from error
     try:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        os.replace(partial, target)
     except OSError as error:
         if _is_about(error, partial):
             raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def opening_to_write(path: Path) -> Iterator[None]:
+    """Translate the system's refusal to open one of the user's files for writing into a `WriteError` (status 2)."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path} can't be written ({error.strerror}): choose another path") from error
+
+
+def is_device(path: Path) -> bool:
+    """Return whether there is something at a path that is neither a file nor a folder: a device, a pipe, a socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextlib.contextmanager
+def _writing_to_device(path):
+    """Give a path in a folder of its own; its content goes to the device or pipe at `path` if the block ends well."""
+    with tempfile.TemporaryDirectory() as folder:
+        partial = Path(folder, path.name)
+        partial.touch()
+        yield partial
+        try:
+            with open(partial, "rb") as content, open(path, "wb") as device:
+                shutil.copyfileobj(content, device)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
 
 
 @contextlib.contextmanager
@@ -247,10 +342,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         WriteError: At once where `path` can't be written (exit status 2); later where the disk is full (exit status 1).
     """
     partial = path.with_name(f".{path.name}.{_process_name()}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise WriteError(f"{path} can't be written ({error.strerror}): choose another path") from error
+    with opening_to_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(os.path.realpath(path.parent))
+        partial.mkdir()
     try:
         yield partial
         if path.is_dir():
@@ -276,6 +371,47 @@ def _process_name() -> str:
     return f"{platform.node()}.{os.getpid()}"
 
 
+def mark_as_unfinished(path: Path, suffix: str) -> Path:
+    """Return the name under which a file grows that may be used before it is whole: NAME.unfinished.HOST.PID.SUFFIX."""
+    return path.with_name(f"{path.name}.unfinished.{_process_name()}{suffix}")
+
+
+def left_behind(folder: str | Path) -> list[Path]:
+    """Return the hidden and the unfinished files in a folder whose process, on this host, is gone.
+
+    The process must not have such files in the folder itself: a new process can have the number of a former one.
+    """
+    if os.name == "nt":  # no process can be asked for there without a package
+        return []
+    name = re.compile(rf"(\..+|.+\.unfinished)\.{re.escape(platform.node())}\.(\d+)(\.[^.]+)?")
+    with contextlib.suppress(OSError):
+        found = ((path, name.fullmatch(path.name)) for path in Path(folder).iterdir())
+        return [path for path, match in found if match and not _is_another_process(int(match[2]))]
+    return []
+
+
+def _is_another_process(number):
+    """Return whether a process of this number runs, other than this one."""
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        pass
+    return True
+
+
+@functools.lru_cache  # once in a run
+def _remove_leftovers(folder):
+    """Remove the half-written files and folders in a folder whose processes were killed."""
+    for path in left_behind(folder):
+        if path.name.startswith("."):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def cache_folder() -> Path:
     """Return the user's folder for compiled checkpoints and decoded faces.
 
@@ -299,7 +435,73 @@ def cache_folder() -> Path:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# Starting
+# Starting and stopping
+
+
+def stop_quietly() -> None:
+    """End the process at once, with status 130 and without a word, on Ctrl-C, SIGTERM or SIGHUP.
+
+    A script calls this function before it imports the libraries that take time to load; `exit_status` takes over later.
+    """
+    _open_closed_ends()
+    _handle_stops(lambda number, frame: os._exit(130))
+
+
+def _handle_stops(handler):
+    """Set the handler of the signals that stop a program; return {number: the handler before}.
+
+    A signal that is ignored stays so: `nohup` ignores SIGHUP, and the shell ignores Ctrl-C for background jobs.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return {n: signal.signal(n, handler) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+
+
+def _interrupt_once_a_second():
+    """Return a handler that raises `KeyboardInterrupt`; signals of the second after it have no effect.
+
+    So a key that was pressed twice, or a signal that the shell and the terminal both send, does not disturb the saving
+    of files that the first one has begun.
+    """
+    last_s = -math.inf
+
+    def interrupt(number, frame):
+        nonlocal last_s
+        if number == getattr(signal, "SIGHUP", None):
+            for end in (1, 2):
+                if stat.S_ISCHR(os.fstat(end).st_mode):  # the terminal, which is gone: writing to it is an error
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), end)
+        if time.monotonic() - last_s > 1:
+            last_s = time.monotonic()
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let a block run to its end: Ctrl-C, SIGTERM and SIGHUP have no effect in it."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # the only one that signals interrupt
+        previous = _handle_stops(lambda number, frame: None)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _open_closed_ends():
+    """Open the standard input, output and error where the shell has closed them (`>&-`); what is written goes nowhere.
+
+    Otherwise the first file that the program opens would take their place, and get what libraries print.
+    """
+    for end, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(end)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if end == 0 else "w"))  # noqa: SIM115
 
 
 @contextlib.contextmanager
