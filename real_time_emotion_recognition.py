@@ -60,6 +60,7 @@ mirror = False                 # show the picture as a mirror does
 # naming emotions
 flip = False                   # average in each face's mirror image: a little more accurate, for twice the time
 smoothing = 0.25               # time constant in seconds of each face's average over time; 0: no average
+label_lead = 0.1               # probability by which another emotion must lead to take the label at once; 0: any lead
 uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never; over 1: always
 # finding faces
 detector = "haar"              # haar, blazeface, or the path of YuNet's .onnx file
@@ -107,6 +108,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--flip", action=switch, default=flip, help="average in each face's mirror image")
     text = "seconds, time constant of each face's average over time; 0: no average (default: %(default)s)"
     add("--smoothing", **number(float, 0), default=smoothing, help=text)
+    text = "probability by which another emotion must lead to take the label at once (default: %(default)s)"
+    add("--label-lead", **number(float, 0, most=1), default=label_lead, help=text)
     text = 'probability under which a label reads "uncertain" (default: %(default)s)'
     add("--uncertain-below", **number(float, 0), default=uncertain_below, help=text)
 
@@ -151,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if several:
         check_folders(files)
     reserved = ReservedPaths([*args.model, detector_path, *(path for each in sources for path in read_files(each))])
-    annotate = Annotator(classify.emotions, args.language, args.heatmap, args.mirror, args.uncertain_below)
+    annotate = Annotator(classify.emotions, args.language, args.heatmap, args.mirror)
     faults = 0
     with contextlib.nullcontext() if args.headless else open_window(annotate, ROOT / "output") as window:
         session = Session(args, classify, detector_path, annotate, window, several, files, reserved)
@@ -200,7 +203,8 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
         records = stack.enter_context(Records(open_recorders(files, frames, classify, annotate.labels)))
         detect = build_detector(session.detector_path, args, frames.still)
         track = detect_in_stills(detect) if frames.still else FaceTracker(detect)
-        smooth = Smoother(0 if frames.still else args.smoothing)
+        steadiness = (0, 0) if frames.still else (args.smoothing, args.label_lead)
+        smooth = Smoother(*steadiness, args.uncertain_below)
         annotate.forget()
         summary = Summary(classify.emotions, frames.clock, frames.fps, frames.still)
         try:
@@ -259,7 +263,7 @@ def run(
             faces = smooth(tracked, probabilities, frame.time_s)
             picture = view.update(frame, faces) if records or window else None  # boxes, labels and bars
             records(frame, picture, faces)
-            summary.add(faces, frame.time_s)
+            summary.add(faces, frame.time_s, frame.lasts_s)
             if frames.still:
                 named = ", ".join(annotate.label(face)[0] for face in faces) or "no face found"
                 print(f"{frame.number} {frame.name}: {named}", flush=True)

@@ -123,7 +123,6 @@ class Annotator:
         language: Of the labels, one of LANGUAGES.
         heat_map: Whether to blend heat maps over the faces.
         mirror: Whether to show the picture as in a mirror.
-        uncertain_below: Probability under which a face's label reads "uncertain".
     """
 
     def __init__(
@@ -132,11 +131,10 @@ class Annotator:
         language: str = "en",
         heat_map: bool = False,
         mirror: bool = False,
-        uncertain_below: float = 0.0,
     ):
         self.labels = [LANGUAGES[language].get(emotion, emotion) for emotion in emotions]
         self.colours = emotion_colours(emotions)
-        self.uncertain, self.uncertain_below = LANGUAGES[language].get("uncertain", "uncertain"), uncertain_below
+        self.uncertain = LANGUAGES[language].get("uncertain", "uncertain")
         self.heat_map, self.mirror, self.help = heat_map, mirror, ()
         self.forget()
 
@@ -147,10 +145,9 @@ class Annotator:
 
     def label(self, face: Face) -> tuple[str, Colour]:
         """Return the text and the colour of a face's label, without the face's number."""
-        probability = face.probabilities[face.best]
-        if probability < self.uncertain_below:
+        if face.uncertain:
             return self.uncertain, GREY
-        return f"{self.labels[face.best]} {probability:.0%}", self.colours[face.best]
+        return f"{self.labels[face.best]} {face.probabilities[face.best]:.0%}", self.colours[face.best]
 
     def remember(self, faces: Sequence[Face], time_s: float) -> None:
         """Add a frame's faces and its time in seconds to the history."""

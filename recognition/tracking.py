@@ -28,6 +28,7 @@ SEARCH_WHOLE_EVERY = 0.06  # seconds between the searches of a detector that sea
 SEARCH_TURNED_EVERY = 0.2  # seconds between the searches for turned faces while no face is known
 
 FORGET_AFTER = 1.0  # seconds out of sight after which a face that comes back is a new face
+SLOWEST = 5.0  # seconds between two frames of a slow video; its faces are not out of sight in between
 BRIDGE = 0.25  # seconds for which a trusted face is shown without being found
 TRUST_TIME = 1.0  # seconds; `_Track.trust` is an average over this time
 TRUSTED = 0.4  # share of the whole-frame searches that must find a face; lower: more true faces that flicker, and more
@@ -42,6 +43,10 @@ ROLL_TIME = 0.15  # seconds; time constant of a face's angle
 ROLL_DEAD_ZONE = math.radians(2)  # a smaller change leaves the angle as it is
 NEAR_STAY = 0.1  # face sides; a smaller movement leaves the search near the face where it is, because a search on
 # another grid of pixels finds a slightly different box
+
+# Steadiness of labels, see `Smoother`
+LEAD_TIME = 1.0  # seconds
+CERTAIN_AGAIN = 0.05  # probability
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -108,8 +113,9 @@ class FaceTracker:
         """
         if time_s < self.time_s or image.shape != self.shape:
             self.forget()
+        forget_after = max(FORGET_AFTER, min(time_s - self.time_s, SLOWEST))
         self.time_s, self.shape = time_s, image.shape
-        self.tracks = [track for track in self.tracks if time_s - track.seen_s <= FORGET_AFTER]
+        self.tracks = [track for track in self.tracks if time_s - track.seen_s <= forget_after]
         near = self.detect.can_search_near
         lost, matched = self._search_near(image) if near else ([], [])
         wait_s = SEARCH_EVERY if self.tracks and not lost else SEARCH_EVERY_LOST
@@ -297,22 +303,31 @@ class Face(NamedTuple):
     box: Box
     probabilities: np.ndarray  # float (emotions,), averaged over time
     roll: float = 0.0  # see `TrackedFace`
+    shown: int | None = None  # the emotion that the label names, see `Smoother`; None: the most probable
+    uncertain: bool = False  # whether its probability is too low for the label to name it
 
     @property
     def best(self) -> int:
-        """The number of the most probable emotion."""
-        return int(np.argmax(self.probabilities))
+        """The number of the emotion that the face shows."""
+        return int(np.argmax(self.probabilities)) if self.shown is None else self.shown
 
 
 class Smoother:
-    """Averages each face's probabilities over time, by its identity.
+    """Averages each face's probabilities over time, by its identity, and keeps its label steady.
+
+    Another emotion takes the label when it leads by enough, or when it has led for `LEAD_TIME`.  A face that has become
+    uncertain stays so until its probability is `CERTAIN_AGAIN` higher.
 
     Args:
         time_constant: Seconds after which an old expression has 1/e of its weight; 0 for no averaging.
+        lead: Probability by which another emotion must lead; 0: the most probable emotion always takes the label, and
+            a face becomes uncertain and certain at the same probability.
+        uncertain_below: Probability of the emotion under which a face is uncertain.
     """
 
-    def __init__(self, time_constant: float):
-        self.time_constant, self.known = time_constant, {}  # {identity: (probabilities, time in seconds)}
+    def __init__(self, time_constant: float, lead: float = 0.0, uncertain_below: float = 0.0):
+        self.time_constant, self.lead, self.uncertain_below = time_constant, lead, uncertain_below
+        self.known: dict[int, _Known] = {}  # by identity
 
     def __call__(self, tracked: Sequence[TrackedFace], probabilities: np.ndarray, time_s: float) -> list[Face]:
         """Average the next frame's probabilities with those of the frames before.
@@ -323,18 +338,41 @@ class Smoother:
             time_s: The frame's time in seconds.
 
         Returns:
-            The k faces with their averaged probabilities.
+            The k faces with their averaged probabilities and steady labels.
         """
-        self.known = {i: known for i, known in self.known.items() if 0 <= time_s - known[1] <= FORGET_AFTER}
+        self.known = {i: known for i, known in self.known.items() if 0 <= time_s - known.seen_s <= FORGET_AFTER}
         faces = []
         for (identity, box, roll), now in zip(tracked, probabilities, strict=True):
-            if identity in self.known and self.time_constant > 0:
-                before, seen_s = self.known[identity]
-                weight = math.exp(-(time_s - seen_s) / self.time_constant)
-                now = weight * before + (1 - weight) * now
-            self.known[identity] = (now, time_s)
-            faces.append(Face(identity, box, now, roll))
+            before = self.known.get(identity)
+            if before and self.time_constant > 0:
+                weight = math.exp(-(time_s - before.seen_s) / self.time_constant)
+                now = weight * before.probabilities + (1 - weight) * now
+            known = self.known[identity] = self._labelled(now, before, time_s)
+            faces.append(Face(identity, box, now, roll, known.shown, known.uncertain))
         return faces
+
+    def _labelled(self, probabilities, before, time_s):
+        """Return what is known of a face, with its label, after a frame."""
+        best, limit = int(np.argmax(probabilities)), self.uncertain_below
+        shown, best_since_s = best, time_s
+        if before and self.lead:
+            best_since_s = before.best_since_s if best == before.best else time_s
+            if probabilities[best] - probabilities[before.shown] < self.lead and time_s - best_since_s < LEAD_TIME:
+                shown = before.shown
+            limit += CERTAIN_AGAIN * before.uncertain
+        uncertain = bool(probabilities[shown] < limit)
+        return _Known(probabilities, time_s, best, best_since_s, shown, uncertain)
+
+
+class _Known(NamedTuple):
+    """What a `Smoother` knows of a face."""
+
+    probabilities: np.ndarray
+    seen_s: float
+    best: int
+    best_since_s: float
+    shown: int
+    uncertain: bool
 
 
 # ----------------------------------------------------------------------------------------------------------

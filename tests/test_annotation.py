@@ -245,8 +245,8 @@ def test_small_faces_get_small_labels_and_one_face_no_number():
     alone = [face(box=(900, 400, side, side)) for side in (60, 120, 150, 180, 600)]
     units = [Annotator(EMOTIONS).lay_out((1920, 1080), [seen]).labels[0].unit for seen in alone]
     assert units == sorted(set(units))
-    unsure = [face(number, (100 * number, 100, 60, 60), probability=0.2) for number in range(2)]
-    labels = Annotator(EMOTIONS, uncertain_below=0.4).lay_out((640, 480), unsure).labels
+    unsure = [face(number, (100 * number, 100, 60, 60))._replace(uncertain=True) for number in range(2)]
+    labels = Annotator(EMOTIONS).lay_out((640, 480), unsure).labels
     assert [(label.text, label.colour) for label in labels] == [("0 uncertain", GREY), ("1 uncertain", GREY)]
 
 
@@ -420,10 +420,10 @@ def test_history_is_drawn_under_the_bars():
 
 
 def test_a_guess_that_is_hardly_one_reads_uncertain():
-    annotate = Annotator(EMOTIONS, uncertain_below=0.4)
-    assert annotate.label(face(probability=0.4)) == ("happy 40%", PALETTE[3])
-    assert annotate.label(face(probability=0.39))[0] == "uncertain"
-    assert Annotator(EMOTIONS, "fr", uncertain_below=0.4).label(face(probability=0.39))[0] == "incertain"
+    unsure = face(probability=0.39)._replace(uncertain=True)
+    assert Annotator(EMOTIONS).label(unsure)[0] == "uncertain"
+    assert Annotator(EMOTIONS, "fr").label(unsure)[0] == "incertain"
+    assert Annotator(EMOTIONS).label(face(probability=0.4)) == ("happy 40%", PALETTE[3])
     assert Annotator(EMOTIONS).label(face(probability=0.2))[0] == "happy 20%"
 
 

@@ -275,7 +275,7 @@ def test_flip_reaches_the_classifier(flags, flip, monkeypatch, photograph, tmp_p
     assert named == pytest.approx(expected, abs=1e-3) and named != pytest.approx(other, abs=1e-3)
 
 
-def test_uncertain_below_reaches_the_annotator(photograph, tmp_path, capfd):
+def test_uncertain_below_reaches_the_label(photograph, tmp_path, capfd):
     flags = ["--source", photograph, "--headless", "--output", tmp_path / "a.png"]
     assert run(*flags) == 0 and "astronaut.png: happy" in capfd.readouterr().out
     assert run(*flags, "--uncertain-below", 1.01) == 0 and "astronaut.png: uncertain" in capfd.readouterr().out
@@ -298,10 +298,11 @@ def test_the_settings_of_detection_reach_the_detector(monkeypatch, clip, photogr
 
 def test_smoothing_reaches_the_smoother(monkeypatch, clip, photograph, tmp_path):
     built = []
-    monkeypatch.setattr(live, "Smoother", lambda time_constant: built.append(time_constant) or Smoother(time_constant))
+    monkeypatch.setattr(live, "Smoother", lambda *settings: built.append(settings) or Smoother(*settings))
+    flags = ["--smoothing", 0.5, "--label-lead", 0.2, "--uncertain-below", 0.3]
     for source in (clip, photograph):  # images have no time between them
-        assert run("--source", source, "--headless", "--csv", tmp_path / "a.csv", "--smoothing", 0.5) == 0
-    assert built == [0.5, 0]
+        assert run("--source", source, "--headless", "--csv", tmp_path / "a.csv", *flags) == 0
+    assert built == [(0.5, 0.2, 0.3), (0, 0, 0.3)]
 
 
 def test_every_setting_is_a_flag_of_the_same_name():
@@ -309,7 +310,7 @@ def test_every_setting_is_a_flag_of_the_same_name():
     block = text[text.index("# fmt: off") : text.index("# fmt: on")]
     settings = re.findall(r"^(\w+) = ", block, re.MULTILINE)
     args = live.parse_args([])
-    assert len(settings) == 22 and set(vars(args)) == set(settings)
+    assert len(settings) == 23 and set(vars(args)) == set(settings)
     assert all(getattr(args, name) == getattr(live, name) for name in settings)
 
 

@@ -332,6 +332,12 @@ def test_starting_anew_never_reuses_an_identity(restart):
     assert list(scene.show(0.0 if restart == "clock" else 5.04, NEAR)) == [1]
 
 
+@pytest.mark.parametrize(("seconds", "identities"), [(2.0, {0}), (20.0, {0, 1, 2, 3})])
+def test_a_face_keeps_its_identity_between_the_frames_of_a_slow_video(seconds, identities):
+    scene = Scene()  # after 20 seconds without a frame, a camera may show somebody else
+    assert {identity for step in range(4) for identity in scene.show(step * seconds, NEAR)} == identities
+
+
 def test_frames_of_the_same_time_are_no_trouble():
     scene = Scene()
     for _ in range(5):
@@ -397,3 +403,34 @@ def test_no_smoothing():
     for now in ([1.0, 0.0], [0.2, 0.8]):
         (seen,) = smooth([face(0)], np.array([now]), 1.0)
         np.testing.assert_allclose(seen.probabilities, now)
+
+
+def shown_over_time(smooth, frames, step_s=0.1):
+    """The emotion and the uncertainty that a face's label shows, frame by frame."""
+    seen = [smooth([face(0)], np.array([now]), number * step_s)[0] for number, now in enumerate(frames)]
+    return [each.best for each in seen], [each.uncertain for each in seen]
+
+
+def test_a_label_changes_when_another_emotion_leads_by_enough():
+    frames = [[0.6, 0.4], [0.48, 0.52], [0.52, 0.48], [0.46, 0.54], [0.44, 0.56], [0.48, 0.52], [0.56, 0.44]]
+    assert shown_over_time(Smoother(0), frames)[0] == [0, 1, 0, 1, 1, 1, 0]
+    assert shown_over_time(Smoother(0, lead=0.1), frames)[0] == [0, 0, 0, 0, 1, 1, 0]
+
+
+def test_a_label_changes_when_another_emotion_leads_for_a_moment():
+    frames = [[0.6, 0.4], *[[0.49, 0.51]] * 5, [0.51, 0.49], *[[0.49, 0.51]] * 12]  # the lead must not be broken
+    labels, _ = shown_over_time(Smoother(0, lead=0.1), frames)
+    assert labels == [0] * 17 + [1] * 2
+
+
+def test_uncertain_does_not_flicker():
+    frames = [
+        [0.41, 0.3, 0.29],
+        [0.39, 0.31, 0.3],
+        [0.41, 0.3, 0.29],
+        [0.44, 0.28, 0.28],
+        [0.46, 0.27, 0.27],
+        [0.41, 0.3, 0.29],
+    ]
+    assert shown_over_time(Smoother(0, 0, 0.4), frames)[1] == [False, True, False, False, False, False]
+    assert shown_over_time(Smoother(0, 0.1, 0.4), frames)[1] == [False, True, True, True, False, False]
