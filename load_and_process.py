@@ -27,12 +27,16 @@ from itertools import combinations_with_replacement, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from command_line import (  # first: it names a missing package
     MAX_PIXELS,
     Parser,
     UserError,
     WriteError,
     cache_folder,
+    drawing,
     exit_status,
     number_in_range,
     reading,
@@ -57,6 +61,7 @@ crop_faces = None  # a new folder for the faces that are cut out of the data set
 # ----------------------------------------------------------------------------------------------------------
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # FER2013's labels 0 to 6
+WITH_CONTEMPT = (*EMOTIONS, "contempt")  # label 7 of FER+ and CK+
 SPLITS = ("Training", "PublicTest", "PrivateTest")
 VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 VOTE_LABELS = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")  # of the first eight
@@ -73,13 +78,14 @@ EMOTION_FOLDERS = {  # the spellings in use
 SPLIT_FOLDERS = {
     "Training": ("train", "training"),
     "PublicTest": ("validation", "valid", "val", "publictest"),  # training watches this split
-    "PrivateTest": ("test", "privatetest"),  # used once, at the end
+    "PrivateTest": ("test", "testing", "privatetest"),  # used once, at the end
 }
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # read, and written
 READ_SUFFIXES = (".jpe", ".jfif", ".avif", ".gif", ".dib", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm")  # read as well
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
 FOREIGN_SUFFIXES = (".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".svg")  # not read
 CSV_SUFFIXES = (".csv", ".csv.gz", ".csv.xz", ".zip")
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip", ".rar", ".7z")  # named where they lie in place of the data
 CSV_NAMES = [f"{name}.csv{end}" for name in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")]
 FER2013_CSV = Path(__file__).resolve().parent / "fer2013" / "fer2013.csv"
 HOW_TO_GET_FER2013 = """\
@@ -93,9 +99,10 @@ CACHE_VERSION = 3  # raise the number when the same source gives other arrays, o
 IN_MEMORY = 2**28  # bytes of faces; more faces stay in the cache's file, and the system reads the parts in use
 ROWS_PER_BATCH = 64  # half a megabyte of CSV, which the processor's cache holds
 IMAGES_PER_BATCH = 512  # images that are decoded side by side
+PARQUET_COLUMNS = (("image", "img", "image_bytes", "img_bytes"), ("label", "labels", "emotion"))
 MAX_UNREADABLE = 0.01  # share of a folder's images; the unreadable images are named and left out
 MAX_NAMED = 20  # unreadable images in a message
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) + ((lzma.LZMAError,) if lzma else ())
+DAMAGED = (EOFError, zlib.error, OSError, zipfile.BadZipFile, *((lzma.LZMAError,) if lzma else ()))
 
 
 class Split(NamedTuple):
@@ -204,9 +211,10 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
     the parts of the file that were read as memory of this process (RSS), and drops these parts when memory is short.
 
     Args:
-        dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz);
-            a folder with train/EMOTION/*, validation/EMOTION/*, test/EMOTION/*, which become Training,
-            PublicTest and PrivateTest; a folder that holds one of the two; or "drawn".
+        dataset_path: FER2013's CSV (columns emotion, pixels, Usage), as it is or compressed (.gz, .zip, .xz); without
+            Usage, all its faces are Training. A folder with train/EMOTION/*, validation/EMOTION/*, test/EMOTION/*,
+            which become Training, PublicTest and PrivateTest. A parquet file of images and labels, or a folder of
+            train*.parquet and so on. A folder that holds one of these. Or "drawn".
         image_size: Height and width of the faces in pixels. Images of another size are resized.
 
     Returns:
@@ -227,8 +235,12 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
         return Dataset({name: Split(faces, emotions) for name, (faces, emotions) in drawn.items()})
 
     source = find_source(dataset_path)
-    images, emotion_names = list_images(source) if source.is_dir() else ([], EMOTIONS)
+    images, emotion_names = _list_parquet(source), EMOTIONS
+    if source.is_dir() and not images:
+        images, emotion_names = list_images(source)
     arrays = _read_with_cache(source, images, image_size)
+    if len(EMOTIONS) in arrays[1] and emotion_names == EMOTIONS:
+        emotion_names = WITH_CONTEMPT
     starts = np.searchsorted(arrays[0], range(len(SPLITS) + 1))  # the splits lie one after the other
     splits = {}
     for name, start, end in zip(SPLITS, starts[:-1], starts[1:], strict=True):
@@ -251,22 +263,29 @@ def find_source(dataset_path: str | Path) -> Path:
         UserError: Nothing is at `dataset_path` (where FER2013 is missing, the message says how to get it); the file
             is of another kind; or the folder holds no data set, or several.
     """
-    path = Path(dataset_path).expanduser()
-    with reading(path):
-        is_file, exists = path.is_file(), path.exists()
-    if is_file:
-        if not path.name.lower().endswith(CSV_SUFFIXES):
+    path = Path(os.path.expanduser(dataset_path))
+    with reading(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()
+    if path.is_file():
+        suffixes = (*CSV_SUFFIXES, ".parquet")
+        if not path.name.lower().endswith(suffixes):
             raise UserError(
-                f"{path}: a data set must be a folder or end in {', '.join(CSV_SUFFIXES)}; found "
+                f"{path}: a data set must be a folder or end in {', '.join(suffixes)}; found "
                 f"{path.suffix or 'no suffix'}: unpack it, and name what was inside"
             )
         return path
-    folder = path.parent if path.resolve() == FER2013_CSV.resolve() and not exists else path
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: a data set must be a file or a folder; found a pipe or a device: name a file")
+    is_default = os.path.realpath(path) == os.path.realpath(FER2013_CSV) and not path.exists()
+    folder = path.parent if is_default else path
     if folder.is_dir():
         in_folder = _data_in(folder)
         found = [in_folder] if in_folder else [data for child in _subfolders(folder) if (data := _data_in(child))]
         if len(found) == 1:
             return found[0]
+        if packed := [] if found else [file for file in _files(folder) if file.name.lower().endswith(ARCHIVE_SUFFIXES)]:
+            command = f"tar xf {packed[0]} -C {folder}" if ".t" in packed[0].name else "unpack it there"
+            raise UserError(f"{path}: the data must be unpacked; found {packed[0].name} in its folder: {command}")
         if found or folder == path:
             raise UserError(
                 f"{path}: a folder must be or hold one data set, fer2013.csv or train/EMOTION/*; found "
@@ -278,11 +297,12 @@ def find_source(dataset_path: str | Path) -> Path:
 
 
 def _data_in(folder: Path) -> Path | None:
-    """Return the CSV in `folder`, or `folder` itself if it has a split's subfolder."""
+    """Return the CSV in `folder`, or `folder` itself if it has a split's subfolder or parquet files."""
     for name in CSV_NAMES:
         if (folder / name).is_file():
             return folder / name
-    return folder if any(canonical_name(child.name, SPLIT_FOLDERS) for child in _subfolders(folder)) else None
+    splits = [child for child in _subfolders(folder) if canonical_name(child.name, SPLIT_FOLDERS)]
+    return folder if splits or _list_parquet(folder) else None
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -290,6 +310,12 @@ def _subfolders(folder: Path) -> list[Path]:
     with reading(folder):
         folders = (path for path in sorted(folder.iterdir()) if path.is_dir())
         return [path for path in folders if not path.name.startswith((".", "__"))]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files in `folder`, without hidden ones."""
+    with reading(folder):
+        return [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
 
 
 def canonical_name(name: str, spellings: dict[str, tuple[str, ...]]) -> str | None:
@@ -315,27 +341,40 @@ def _read_csv(path: Path, image_size: tuple[int, int]) -> Arrays:
 
     splits, emotions, faces, side = [], [], [], 0
     bar = tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
-    with reading(path), path.open("rb") as file, bar:
-        try:
-            rows = _csv_rows(path, _decompressed(path, file))
-            while batch := list(islice(rows, ROWS_PER_BATCH)):
-                lines, batch_splits, batch_emotions, pixels = zip(*batch, strict=True)
-                side = side or math.isqrt(len(pixels[0].split()))  # the first row sets the size of all rows
-                batch_faces = _parse_pixels(pixels, side)
-                if batch_faces is None:
-                    raise _pixel_error(path, lines, pixels, side)
-                if tuple(image_size) != (side, side):
-                    batch_faces = np.stack([resize_face(face, image_size) for face in batch_faces])
-                splits += batch_splits
-                emotions += batch_emotions
-                faces.append(batch_faces)
-                bar.update(file.tell() - bar.n)
-        except DAMAGED as error:
-            raise UserError(f"{path} must be whole; found damage ({error}): download it again") from error
+    with _whole(path), path.open("rb") as file, bar:
+        rows = _csv_rows(path, _decompressed(path, file))
+        while batch := list(islice(rows, ROWS_PER_BATCH)):
+            lines, batch_splits, batch_emotions, pixels = zip(*batch, strict=True)
+            side = side or math.isqrt(len(pixels[0].split()))  # the first row sets the size of all rows
+            batch_faces = _parse_pixels(pixels, side)
+            if batch_faces is None:
+                raise _pixel_error(path, lines, pixels, side)
+            if tuple(image_size) != (side, side):
+                batch_faces = np.stack([resize_face(face, image_size) for face in batch_faces])
+            splits += batch_splits
+            emotions += batch_emotions
+            faces.append(batch_faces)
+            bar.update(file.tell() - bar.n)
     if not faces:
         raise UserError(f"{path}: a CSV must have a row for each image; found only its header: download it again")
-    order, faces = np.argsort(splits, kind="stable"), np.concatenate(faces)
-    if (np.diff(order) != 1).any():  # most files have their splits one after the other
+    return _by_split(splits, emotions, np.concatenate(faces))
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Translate the errors of reading a data set's file, and those of finding it damaged."""
+    try:
+        with reading(path):
+            yield
+    except DAMAGED as error:
+        found = " ".join(str(error).split())
+        raise UserError(f"{path} must be whole; found damage ({found}): download it again") from error
+
+
+def _by_split(splits: Sequence[int], emotions: Sequence[int], faces: np.ndarray) -> Arrays:
+    """Return the images of a table split by split; most tables have them so."""
+    order = np.argsort(splits, kind="stable")
+    if (np.diff(order) != 1).any():
         faces = faces[order]
     return np.array(splits)[order], np.array(emotions, np.int64)[order], faces
 
@@ -357,15 +396,18 @@ def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
             raise UserError(f"{path}: .xz needs Python's lzma; found a Python without it: unpack the file")
         return lzma.LZMAFile(file)
     if start.startswith(b"PK"):
-        archive = zipfile.ZipFile(file)
-        inside = [name for name in archive.namelist() if name.endswith(".csv") and "__MACOSX" not in name]
-        named = [name for name in inside if Path(name).name in CSV_NAMES] or inside
-        if len(named) != 1:
-            raise UserError(
-                f"{path}: a zip must hold fer2013.csv, icml_face_data.csv or one other CSV; found "
-                f"{len(named) or 'none'}: unpack it, and name what was inside"
-            )
-        return archive.open(named[0])
+        try:
+            archive = zipfile.ZipFile(file)
+            inside = [name for name in archive.namelist() if name.lower().endswith(".csv") and "__MACOSX" not in name]
+            named = [name for name in inside if Path(name).name in CSV_NAMES] or inside
+            if len(named) == 1:
+                return archive.open(named[0])
+        except (RuntimeError, UnicodeDecodeError) as error:  # a password; a compression or a version of other programs
+            raise UserError(f"{path}: a zip must be of the usual kind; found that {error}: unpack it") from error
+        raise UserError(
+            f"{path}: a zip must hold fer2013.csv, icml_face_data.csv or one other CSV; found "
+            f"{len(named) or 'none'}: unpack it, and name what was inside"
+        )
     return file
 
 
@@ -373,22 +415,29 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[int, int, int, byt
     """Yield (line, index of SPLITS, emotion, pixels) of every row."""
     header = stream.readline()
     columns = [_field(name).lower() for name in header.removeprefix(b"\xef\xbb\xbf").split(b",")]
-    if not {b"usage", b"emotion", b"pixels"} <= set(columns):
+    if b"pixels" in columns and b"emotion" not in columns:
+        raise UserError(
+            f"{path}: images must have labels; found pixels without emotions, as in the competition's test.csv: use "
+            "train.csv, or icml_face_data.csv"
+        )
+    if not {b"emotion", b"pixels"} <= set(columns):
         raise _row_error(path, 1, "the columns must be emotion, pixels, Usage", _quoted(header, 60))
-    usage_at, emotion_at, pixels_at = (columns.index(name) for name in (b"usage", b"emotion", b"pixels"))
+    emotion_at, pixels_at = columns.index(b"emotion"), columns.index(b"pixels")
+    usage_at = columns.index(b"usage") if b"usage" in columns else None  # the competition's train.csv has none
     split_numbers = {split.encode(): number for number, split in enumerate(SPLITS)}
-    emotion_numbers = {b"%d" % number: number for number in range(len(EMOTIONS))}
+    emotion_numbers = {b"%d" % number: number for number in range(len(WITH_CONTEMPT))}
     for line, text in enumerate(stream, 2):
         if text.isspace():
             continue
         fields = text.split(b",")
         if len(fields) != len(columns):
             raise _row_error(path, line, f"a row must have {len(columns)} columns", len(fields))
-        usage, emotion, pixels = _field(fields[usage_at]), _field(fields[emotion_at]), _field(fields[pixels_at])
+        usage = b"Training" if usage_at is None else _field(fields[usage_at])
+        emotion, pixels = _field(fields[emotion_at]), _field(fields[pixels_at])
         if usage not in split_numbers:
             raise _row_error(path, line, f"Usage must be one of {', '.join(SPLITS)}", _quoted(usage))
         if emotion not in emotion_numbers:
-            raise _row_error(path, line, f"emotion must be 0 to {len(EMOTIONS) - 1}", _quoted(emotion))
+            raise _row_error(path, line, "emotion must be 0 to 6, or 7 for contempt", _quoted(emotion))
         yield line, split_numbers[usage], emotion_numbers[emotion], pixels
 
 
@@ -445,6 +494,72 @@ def _quoted(text: bytes, length: int = 20) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------
+# Parquet
+
+
+def _list_parquet(source: Path) -> list[tuple[int, int, Path]]:
+    """Return (index of SPLITS, -1, path) for a parquet file, or for those in a folder; [] for another source."""
+    files = [source] if source.suffix == ".parquet" else []
+    if source.is_dir():
+        files = sorted([*source.glob("*.parquet"), *source.glob("*/*.parquet")])
+    found = []
+    for path in files:  # train-00000-of-00001.parquet, test/0000.parquet
+        words = [path.stem.replace("-", "_").split("_")[0], path.parent.name if path.parent != source else ""]
+        split = next((split for word in words if (split := canonical_name(word, SPLIT_FOLDERS))), "Training")
+        found.append((SPLITS.index(split), -1, path))
+    return found
+
+
+def _read_parquet(files: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Arrays:
+    """Return the images of parquet files as Hugging Face serves them: the bytes of image files, and labels."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"{files[0][2]}: parquet needs the package pyarrow; found none: pip install pyarrow") from error
+    splits, emotions, faces = [], [], []
+    for split, _, path in files:
+        try:
+            with _whole(path):
+                table = pyarrow.parquet.read_table(path)
+        except pyarrow.ArrowException as error:
+            found = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} must be whole; found damage ({found}): download it again") from error
+        columns = [[name for name in names if name in table.column_names] for names in PARQUET_COLUMNS]
+        if not all(columns):
+            wanted = " and ".join(" or ".join(names) for names in PARQUET_COLUMNS)
+            raise UserError(f"{path}: the columns must be {wanted}; found {', '.join(table.column_names)}: rename them")
+        images, labels = (table[names[0]].to_pylist() for names in columns)
+        label_names = _label_names(table.schema.metadata, columns[1][0])
+        for row, (image, label) in enumerate(zip(images, labels, strict=True), 1):
+            content = image.get("bytes") if isinstance(image, dict) else image
+            pixels = _decode(content) if isinstance(content, bytes) else None
+            if pixels is None:
+                raise UserError(f"{path}, row {row}: images must be readable; found one that is not: correct the row")
+            if isinstance(label, int) and 0 <= label < len(label_names):
+                label = label_names[label]
+            label = str(label).casefold()
+            label = canonical_name(label, EMOTION_FOLDERS) or label
+            if label not in WITH_CONTEMPT:
+                rule = f"labels must be names or numbers of {', '.join(WITH_CONTEMPT)}"
+                raise UserError(f"{path}, row {row}: {rule}; found {label[:20]!r}: correct the row")
+            emotions.append(WITH_CONTEMPT.index(label))
+            faces.append(resize_face(pixels, image_size))
+        splits += [split] * len(images)
+    if not faces:
+        raise UserError(f"{files[0][2]}: a parquet file must have a row for each image; found none: download it again")
+    return _by_split(splits, emotions, np.stack(faces))
+
+
+def _label_names(metadata: dict[bytes, bytes] | None, column: str) -> Sequence[str]:
+    """Return the names of the labels 0, 1, ...: those in the file, else FER2013's."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a file of another origin
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+        return [str(name) for name in names]
+    return WITH_CONTEMPT
+
+
+# ----------------------------------------------------------------------------------------------------------
 # Folders of images
 
 
@@ -469,6 +584,8 @@ def list_images(folder: str | Path) -> tuple[list[tuple[int, int, Path]], tuple[
         names: dict[str, Path] = {}
         for emotion_folder in _subfolders(split_folder) if split else ():
             name = emotion_folder.name.casefold()
+            if not name.isprintable():  # also bytes that are no UTF-8
+                raise UserError(f"{split_folder}: emotions must be names to print; found {name!r}: rename the folder")
             emotion = canonical_name(name, EMOTION_FOLDERS)
             for known in (names, *([] if emotion else [other_emotions])):
                 other = known.setdefault(name, emotion_folder)
@@ -493,6 +610,12 @@ def list_images(folder: str | Path) -> tuple[list[tuple[int, int, Path]], tuple[
         print(f"notice: {describe_foreign(foreign)}", file=sys.stderr)
     emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS), key=str.casefold))
     numbers = {emotion: number for number, emotion in enumerate(emotions)}
+    if numbered := [emotion for emotion in emotions if emotion.isdecimal()]:
+        print(
+            f"notice: emotions named by numbers ({', '.join(numbered)}) keep these as their names; data sets differ in "
+            "what they mean, so rename the folders to angry, disgust and so on",
+            file=sys.stderr,
+        )
     found.sort(key=lambda image: image[0])
     return [(split, numbers[emotion], path) for split, emotion, path in found], emotions
 
@@ -581,9 +704,17 @@ def decode_image(path: str | Path) -> np.ndarray | None:
     try:
         if Path(path).suffix.lower() in HEIF_SUFFIXES and find_spec("pillow_heif"):
             return _decode_heif(path)
+        return _decode(np.fromfile(path, np.uint8))
+    except OSError:  # no permission to read it
+        return None
+
+
+def _decode(content: bytes | np.ndarray) -> np.ndarray | None:
+    """Return an image from the bytes of its file, as `decode_image` does."""
+    try:
         # Any kind of file gives 8 bits of colour, which turn grey in the same way as a camera's frame.
-        return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, OSError):  # an empty file, a file that claims to be huge, or no permission to read it
+        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # an empty file, or a file that claims to be huge
         return None
 
 
@@ -620,9 +751,10 @@ def why_unreadable(path: str | Path) -> str:
 def _read_with_cache(source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Arrays:
     """Return the images of a source, from the cache, or else from the source; then write the cache."""
     key, caches = _cache_key(source, images, image_size), _cache_paths(source)
+    is_table = not images or images[0][2].suffix == ".parquet"
     for cache in caches:
         if (arrays := _read_cache(cache, key)) is not None:
-            if left_out := len(images) - len(arrays[0]) if images else 0:
+            if left_out := len(images) - len(arrays[0]) if not is_table else 0:
                 print(
                     f"notice: {left_out} of {len(images):,} images are left out; they could not be read "
                     f"(delete {cache} to see which)",
@@ -630,12 +762,14 @@ def _read_with_cache(source: Path, images: list[tuple[int, int, Path]], image_si
                 )
             return arrays
 
-    csv = None if images else _read_csv(source, image_size)
+    table = None
+    if is_table:
+        table = _read_parquet(images, image_size) if images else _read_csv(source, image_size)
     failure = None
     for cache in caches:
-        parts = _read_images(images, image_size) if images else [csv]
+        parts = [table] if is_table else _read_images(images, image_size)
         try:
-            _write_cache(cache, key, (len(images) or len(csv[0]), *image_size, 1), parts)
+            _write_cache(cache, key, (len(table[0] if is_table else images), *image_size, 1), parts)
         except WriteError as error:
             failure = failure or error
             continue
@@ -645,8 +779,8 @@ def _read_with_cache(source: Path, images: list[tuple[int, int, Path]], image_si
             return arrays
     if failure:
         print(f"notice: no cache written, so the next start reads the data again ({failure})", file=sys.stderr)
-    if csv is not None:
-        return csv
+    if is_table:
+        return table
     splits, emotions, faces = zip(*_read_images(images, image_size), strict=True)
     return np.concatenate(splits), np.concatenate(emotions), np.concatenate(faces)
 
@@ -672,6 +806,8 @@ def _cache_key(source: Path, images: list[tuple[int, int, Path]], image_size: tu
 
 def _read_cache(cache: Path, key: str) -> Arrays | None:
     """Return the arrays that `_write_cache` has written, or None if the cache is missing, outdated or damaged."""
+    if not cache.is_file():
+        return None
     try:
         with np.load(cache) as arrays:  # a zip, so that the CRC of each of these arrays is checked
             found_key, crc, splits, emotions = (arrays[name] for name in ("key", "crc", "splits", "emotions"))
@@ -792,6 +928,8 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
     """
     import pandas as pd
 
+    with reading(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        Path(path).stat()
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: fer2013new.csv comes from https://github.com/microsoft/FERPlus")
     try:
@@ -832,8 +970,8 @@ def join_votes(
         UserError: `load_votes` raised it, or the votes are not about these images, row by row.
     """
     votes = load_votes(path)
-    emotions = (*EMOTIONS, "contempt") if relabel else data.emotions
-    label_of_column = np.array([(*EMOTIONS, "contempt").index(label) for label in VOTE_LABELS] + [-1, -1])
+    emotions = WITH_CONTEMPT if relabel else data.emotions
+    label_of_column = np.array([WITH_CONTEMPT.index(label) for label in VOTE_LABELS] + [-1, -1])
     splits = {}
     for name, (faces, labels) in data.items():
         if len(votes[name]) != len(faces):
@@ -857,6 +995,24 @@ def join_votes(
             faces, labels, most_voted, votes[name] = faces[kept], labels[kept], most_voted[kept], votes[name][kept]
         splits[name] = Split(faces, label_of_column[most_voted] if relabel else labels)
     return Dataset(splits, emotions), votes
+
+
+def people_shares(votes: np.ndarray, emotions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Say what share of people saw which emotion; votes for other emotions, "unknown" and "no face" do not count.
+
+    Args:
+        votes: float32 (n, 10), as `load_votes` gives them.
+        emotions: Among VOTE_LABELS.
+
+    Returns:
+        float32 (n, emotions), rows summing to 1, or zeros where nobody saw any of the emotions; and bool (n,), whether
+        one emotion has more votes than each of the others, than "unknown", and than "no face".
+    """
+    shares = votes[:, [VOTE_LABELS.index(emotion) for emotion in emotions]]
+    no_emotion = votes[:, len(VOTE_LABELS) :].max(axis=1)
+    second, first = np.sort(shares, axis=1)[:, -2:].T
+    total = shares.sum(axis=1, keepdims=True)
+    return shares / np.where(total > 0, total, 1), first > np.maximum(second, no_emotion)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -895,10 +1051,8 @@ def draw_overview(splits: Dataset, path: Path) -> None:
         path: The picture's file.
 
     Raises:
-        WriteError: `path` can't be written.
+        WriteError: `path` can't be written, or Matplotlib can't draw.
     """
-    from matplotlib.figure import Figure  # not pyplot, which looks for a display
-
     height, width = next(iter(splits.values())).faces.shape[1:3]
     emotions = np.concatenate([split.emotions for split in splits.values()])
     all_faces = [(split.faces, index) for split in splits.values() for index in range(len(split.faces))]
@@ -910,25 +1064,29 @@ def draw_overview(splits: Dataset, path: Path) -> None:
             row[:height, column, :width] = faces[index, :, :, 0]
     sheet = sheet.reshape(rows * (height + gap), columns * (width + gap))
 
-    figure = Figure(figsize=(12, 1.2 + rows / 2), layout="constrained", dpi=150)
-    left, right = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
-    left.imshow(sheet, "gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows - 0.5, -0.5))
-    left.set(xticks=[], yticks=range(rows), yticklabels=splits.emotions)
-    total = np.zeros(rows, int)
-    for (name, split), colour in zip(splits.items(), ("#0072B2", "#E69F00", "#009E73"), strict=False):
-        counts = np.bincount(split.emotions, minlength=rows)
-        right.barh(range(rows), counts, 0.6, total, color=colour, label=f"{name}  {len(split.emotions):,}")
-        total += counts
-    for emotion, count in enumerate(total):
-        right.text(count, emotion, f"  {count:,}  {count / total.sum():.1%}", va="center")
-    right.set(xticks=[], xlim=(0, total.max() * 1.35))
-    right.tick_params(labelleft=False)
-    for axes in (left, right):
-        axes.tick_params(length=0, labelsize=12)
-        axes.spines[:].set_visible(False)
-    figure.legend(loc="outside upper right", ncols=len(splits), frameon=False)
-    with replacing(path) as partial:
-        figure.savefig(partial)
+    with drawing():
+        from matplotlib.figure import Figure  # not pyplot, which looks for a display
+
+        figure = Figure(figsize=(12, 1.2 + rows / 2), layout="constrained", dpi=150)
+        left, right = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
+        left.imshow(sheet, "gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows - 0.5, -0.5))
+        left.set(xticks=[], yticks=range(rows))
+        left.set_yticklabels(splits.emotions, parse_math=False)
+        total = np.zeros(rows, int)
+        for (name, split), colour in zip(splits.items(), ("#0072B2", "#E69F00", "#009E73"), strict=False):
+            counts = np.bincount(split.emotions, minlength=rows)
+            right.barh(range(rows), counts, 0.6, total, color=colour, label=f"{name}  {len(split.emotions):,}")
+            total += counts
+        for emotion, count in enumerate(total):
+            right.text(count, emotion, f"  {count:,}  {count / total.sum():.1%}", va="center")
+        right.set(xticks=[], xlim=(0, total.max() * 1.35))
+        right.tick_params(labelleft=False)
+        for axes in (left, right):
+            axes.tick_params(length=0, labelsize=12)
+            axes.spines[:].set_visible(False)
+        figure.legend(loc="outside upper right", ncols=len(splits), frameon=False)
+        with replacing(path) as partial:
+            figure.savefig(partial)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

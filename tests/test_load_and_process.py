@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import json
 import lzma
 import os
 import shutil
@@ -124,6 +125,135 @@ def test_resizes_faces_of_another_size(tmp_path):
     assert faces.reshape(-1).tolist() == [10, 18, 42, 50]  # means of 2 x 2 pixels, (0 + 4 + 16 + 20) / 4 first
 
 
+def test_without_a_usage_column_all_faces_are_training(tmp_path):
+    splits = load_fer2013_data(write_csv(tmp_path, ["3,0 7 42 255", "0,9 10 99 100"], "emotion,pixels"), SIZE)
+    assert list(splits) == ["Training"] and splits["Training"].emotions.tolist() == [3, 0]
+
+
+def test_label_7_is_contempt(tmp_path):
+    path = write_csv(tmp_path, [*ROWS, "7,5 5 5 5,Training"])
+    for _ in range(2):  # from the CSV, then from the cache
+        splits = load_fer2013_data(path, SIZE)
+        assert splits.emotions == (*EMOTIONS, "contempt") and splits["Training"].emotions.tolist() == [0, 1, 7]
+
+
+def test_any_csv_is_read_or_refused_in_one_line(tmp_path_factory):
+    """Rows of right and wrong parts in any order: either the faces are those of the rows, or one line says why not."""
+    strategies = pytest.importorskip("hypothesis.strategies")
+    from hypothesis import given, settings
+
+    folder = tmp_path_factory.mktemp("fuzz")
+    part = strategies.one_of(
+        strategies.sampled_from(["0", "6", "7", "8", "-1", "", "1 2 3 4", "255 0 0 7", "256 1 1 1", "1 2 3", *SPLITS]),
+        strategies.text('0159 ,.\r\n"+x\0\xff', max_size=12),
+    )
+    good = strategies.builds(
+        "{},{} {} {} {},{}".format,
+        *[strategies.integers(0, 7), *[strategies.integers(0, 255)] * 4, strategies.sampled_from(SPLITS)],
+    )
+    row = strategies.one_of(good, good, good, strategies.lists(part, min_size=1, max_size=4).map(",".join))
+    header = strategies.sampled_from([HEADER, HEADER, "emotion,pixels", "pixels,Usage,emotion", "", "x"])
+
+    @settings(max_examples=100, deadline=None, database=None, derandomize=True)
+    @given(header, strategies.lists(row, max_size=6))
+    def check(header, rows):
+        path = folder / "fer2013.csv"
+        path.write_bytes("\n".join([header, *rows]).encode("latin-1"))
+        try:
+            splits, emotions, faces = lp._read_csv(path, SIZE)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return
+        read = [line.strip() for line in path.read_bytes().decode("latin-1").split("\n")[1:] if line.strip()]
+        assert len(read) == len(splits) == len(emotions) == len(faces) and faces.shape[1:] == (*SIZE, 1)
+        if header == HEADER and splits.tolist() == sorted(splits.tolist()):
+            words = [line.replace('"', "").split(",") for line in read]
+            expected = [
+                int(text)
+                for _, text, _ in sorted(words, key=lambda word: SPLITS.index(word[2].strip()))
+                for text in text.split()
+            ]
+            assert faces.reshape(-1).tolist() == expected
+
+    check()
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Parquet
+
+
+def write_parquet(
+    path: Path, values: list[int], labels: list, names: list[str] | None = None, wrap: bool = True
+) -> Path:
+    """Write grey images and their labels as Hugging Face does."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    pngs = [cv2.imencode(".png", grey(value))[1].tobytes() if value >= 0 else b"no image" for value in values]
+    images = [{"bytes": png, "path": None} for png in pngs] if wrap else pngs
+    table = pyarrow.table({"image": images, "label": labels})
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "wrap"),
+    [
+        ([0, 6, 3], None, True),
+        ([1, 0, 2], ["neutral", "anger", "happy"], True),
+        (["Angry", "neutral", "happiness"], None, False),
+    ],
+    ids=["FER2013's numbers", "the file's numbers", "names"],
+)
+def test_reads_parquet(tmp_path, labels, names, wrap):
+    write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [1, 2, 3], labels, names, wrap)
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [4], labels[:1], names, wrap)
+    for _ in range(2):  # from the files, then from the cache
+        splits = load_fer2013_data(tmp_path, SIZE)
+        assert list(splits) == ["Training", "PrivateTest"] and splits.emotions == EMOTIONS
+        assert splits["Training"].faces[:, 0, 0, 0].tolist() == [1, 2, 3]
+        assert splits["Training"].emotions.tolist() == [0, 6, 3]
+        assert splits["PrivateTest"].faces[:, 0, 0, 0].tolist() == [4]
+
+
+def test_reads_one_parquet_file_and_those_in_folders_of_splits(tmp_path):
+    path = write_parquet(tmp_path / "validation" / "0000.parquet", [9], [7])
+    assert list(load_fer2013_data(tmp_path, SIZE)) == ["PublicTest"]
+    splits = load_fer2013_data(path.rename(tmp_path / "fer2013.parquet"), SIZE)
+    assert list(splits) == ["Training"] and splits.emotions[7] == "contempt"
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "message"),
+    [
+        ([1, -1], [0, 0], "fer2013.parquet, row 2: images must be readable"),
+        ([1], [8], "fer2013.parquet, row 1: labels must be names or numbers of angry, .*; found '8'"),
+        ([1], ["bored"], "fer2013.parquet, row 1: labels must be .*; found 'bored'"),
+        ([], [], "must have a row for each image; found none"),
+    ],
+)
+def test_refuses_bad_parquet(tmp_path, values, labels, message):
+    assert_refused(write_parquet(tmp_path / "fer2013.parquet", values, labels), message)
+
+
+def test_parquet_without_its_package_or_columns_is_one_line(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "a.parquet", [1], [0])
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "b.parquet")
+    assert_refused(tmp_path / "b.parquet", "the columns must be image or .* and label or .*; found x: rename")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert_refused(path, "parquet needs the package pyarrow; found none: pip install pyarrow")
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Bad rows and files
+
 BAD_ROWS = {
     "too few pixels": ("0,1 2 3,Training", "line 6: all rows must have the pixels of one square.*found 3:"),
     "too many pixels": ("0,1 2 3 4 5,Training", "line 6: all rows must have the pixels of one square.*found 5:"),
@@ -135,8 +265,8 @@ BAD_ROWS = {
     "300000000000000000000": ("0,1 300000000000000000000 3 4,Training", "line 6: pixels must be whole .* as number 2:"),
     "a plus sign": ("0,1 2 3 +4,Training", "line 6: pixels must be whole numbers.*found '\\+4' as number 4:"),
     "1234": ("0,1 1234 3 4,Training", "line 6: pixels must be whole numbers.*found '1234' as number 2:"),
-    "emotion 7": ("7,1 2 3 4,Training", "line 6: emotion must be 0 to 6; found '7':"),
-    "emotion by name": ("happy,1 2 3 4,Training", "line 6: emotion must be 0 to 6; found 'happy':"),
+    "emotion 8": ("8,1 2 3 4,Training", "line 6: emotion must be 0 to 6, or 7 for contempt; found '8':"),
+    "emotion by name": ("happy,1 2 3 4,Training", "line 6: emotion must be 0 to 6, or 7 .*; found 'happy':"),
     "unknown Usage": ("0,1 2 3 4,Test", "line 6: Usage must be one of Training.*found 'Test':"),
     "too few columns": ("0,1 2 3", "line 6: a row must have 3 columns; found 2:"),
     "too many columns": ("0,1 2 3 4,Training,", "line 6: a row must have 3 columns; found 4:"),
@@ -183,12 +313,42 @@ BAD_FILES = {
     "Git LFS pointer": ("a.csv", LFS, "Git LFS pointer: run `git lfs pull`"),
     "Git LFS pointer to a gzip": ("a.csv.gz", LFS, "Git LFS pointer: run `git lfs pull`"),
     "log-in page": ("a.csv", b"\n<!DOCTYPE html>\n<html>", "found a web page: log in"),
-    "missing column": ("a.csv", b"emotion,pixels\n0,1", "line 1: the columns must be .* found 'emotion,pixels"),
+    "missing column": ("a.csv", b"emotion,Usage\n0,1", "line 1: the columns must be .* found 'emotion,Usage"),
+    "no labels": ("test.csv", b"pixels\n0 1 2 3", "must have labels; found pixels .* test.csv: use train.csv"),
     "something else": ("a.csv", bytes(range(128, 256)), "line 1: the columns must be emotion, pixels, Usage"),
     "zip without a CSV": ("a.zip", zipped({"train.txt": "x"}), "a zip must hold .* found none: unpack it"),
     "zip with two CSVs": ("a.zip", zipped({"a.csv": "x", "b.csv": "y"}), "a zip must hold .* found 2: unpack it"),
     "wrong suffix": ("a.tar", b"x", "must be a folder or end in .csv, .* found .tar: unpack it"),
     "no suffix": ("a", b"x", "must be a folder or end in .csv, .* found no suffix: unpack it"),
+}
+
+
+def altered_zip(kind: int = zipfile.ZIP_STORED, **fields: int) -> bytes:
+    """Return a zip whose two headers say what they should not: byte pairs by their place in the local header."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", kind) as archive:
+        archive.writestr("fer2013.csv", CSV)
+    content = bytearray(content.getvalue())
+    central = content.index(b"PK\x01\x02")
+    places = {"version": 4, "flags": 6, "method": 8}
+    for name, value in fields.items():
+        struct.pack_into("<H", content, places[name], value)
+        struct.pack_into("<H", content, central + 2 + places[name], value)
+    if not fields:
+        content[60:64] = b"????"  # in the member
+    return bytes(content)
+
+
+BAD_FILES |= {
+    "zip of an unknown compression": ("a.zip", altered_zip(method=99), "zip must be of the usual kind; .*: unpack it"),
+    "zip with a password": ("a.zip", altered_zip(flags=1), "usual kind; found .* encrypted, .*: unpack it"),
+    "zip of a later version": ("a.zip", altered_zip(version=99), "usual kind; found that zip file version 9.9: unp"),
+    "zip with a damaged member": ("a.zip", altered_zip(), "must be whole; found damage .*CRC"),
+    "zip, damaged deflate": ("a.zip", altered_zip(zipfile.ZIP_DEFLATED), "must be whole; found damage .*: download"),
+    "zip, damaged bzip2": ("a.zip", altered_zip(zipfile.ZIP_BZIP2), "must be whole; found damage .*: download"),
+    "zip, damaged lzma": ("a.zip", altered_zip(zipfile.ZIP_LZMA), "must be whole; found damage .*: download"),
+    "an archive in a tar": ("fer2013.tar.gz", b"x", "must be a folder or end in .csv, .*: unpack it"),
+    "no parquet": ("a.parquet", b"PAR1 and no more", "must be whole; found damage .*: download it again"),
 }
 
 
@@ -256,6 +416,53 @@ def test_a_missing_default_stands_for_its_folder(tmp_path, monkeypatch, name):
         found.write_bytes(FORMS[Path(name).name])
     assert lp.find_source(lp.FER2013_CSV) == found
     assert lp.find_source(tmp_path) == found
+
+
+@pytest.mark.parametrize("name", ["fer2013.tar.gz", "archive.zip"])
+@pytest.mark.parametrize("missing", ["fer2013.csv", "."])
+def test_an_archive_in_place_of_the_data_is_named(tmp_path, monkeypatch, name, missing):
+    monkeypatch.setattr(lp, "FER2013_CSV", tmp_path / "fer2013.csv")
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=f"must be unpacked; found {name} in its folder: (tar xf|unpack)") as caught:
+        lp.find_source(tmp_path / missing)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pipe.csv", "must be a file or a folder; found a pipe or a device"),
+        ("loop", "can't be read .Too many levels of symbolic links"),
+        ("x" * 5000, "can't be read .File name too long"),
+        ("bytes\udcff", "does not exist: correct the path"),
+        ("~nobody_of_this_name/data", "does not exist: correct the path"),
+        ("pipe.csv/inside", "does not exist: correct the path"),
+    ],
+    ids=["pipe", "loop of links", "long name", "no UTF-8", "no such user", "in a file"],
+)
+def test_special_paths_are_one_line(tmp_path, monkeypatch, name, message):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_fer2013_data(name, SIZE)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_no_utf_8_are_read(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    write_csv_in = folder / "data"
+    write_csv_in.mkdir(parents=True)
+    assert_expected(load_fer2013_data(write_csv(write_csv_in), SIZE))
+    image = write_image(tmp_path / "a.png", grey(1))
+    for emotion in (b"happy", b"\xff"):
+        target = Path(os.fsdecode(os.fsencode(tmp_path) + b"/images/train/" + emotion))
+        target.mkdir(parents=True)
+        shutil.copy(image, Path(os.fsdecode(os.fsencode(target) + b"/\xfe.png")))
+        if emotion == b"happy":
+            assert len(load_fer2013_data(tmp_path / "images", SIZE)["Training"].faces) == 1
+    with pytest.raises(UserError, match="emotions must be names to print; found .*: rename the folder"):
+        load_fer2013_data(tmp_path / "images", SIZE)
 
 
 def test_another_missing_file_does_not_stand_for_its_folder(tmp_path):
@@ -361,6 +568,15 @@ def test_refuses_a_bad_folder(tmp_path, name, content, message):
     assert not list(tmp_path.rglob("*.np[yz]"))
 
 
+def test_testing_is_the_test_split_and_emotions_may_be_numbers(tmp_path, capsys):
+    for name in ("training/0", "training/6", "testing/0"):
+        write_image(tmp_path / name / "a.png", grey(1))
+    splits = load_fer2013_data(tmp_path, SIZE).drop_unused_labels()
+    assert list(splits) == ["Training", "PrivateTest"] and splits.emotions == ("0", "6")
+    line = capsys.readouterr().err
+    assert line.startswith("notice: emotions named by numbers (0, 6) keep") and line.count("\n") == 1
+
+
 def test_images_that_can_not_be_read_are_counted_and_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lp, "find_spec", lambda name: None)
     write_image(tmp_path / "train" / "happy" / "a.png", grey(1))
@@ -414,7 +630,7 @@ def test_special_files_named_as_images_are_named_with_the_reason(tmp_path, name,
         os.mkfifo(path)
     if name == "link":
         path.symlink_to(path)
-    assert lp.decode_image(path) is None and reason in lp.why_unreadable(path)
+    assert lp.decode_image(path) is None and lp.why_unreadable(path) == reason
     if name == "pipe":
         assert_refused(tmp_path, r"images must be readable; .*pipe.jpg \(no regular file\); replace")
 
@@ -883,6 +1099,21 @@ def test_votes_by_split(tmp_path):
     assert votes["Training"].dtype == np.float32
 
 
+def test_people_shares():
+    rows = {  # votes in the order of VOTE_COLUMNS: shares of (angry, neutral, sad), and whether one of them is clear
+        (3, 2, 0, 2, 1, 0, 0, 0, 1, 1): ([1 / 6, 3 / 6, 2 / 6], True),
+        (3, 0, 0, 3, 0, 0, 0, 4, 0, 0): ([0, 0.5, 0.5], False),  # a tie
+        (3, 0, 0, 1, 0, 0, 0, 6, 0, 0): ([0, 0.75, 0.25], True),  # contempt does not count
+        (0, 0, 0, 0, 5, 0, 0, 0, 5, 0): ([1, 0, 0], False),  # as many don't know
+        (0, 0, 0, 0, 4, 0, 0, 0, 0, 6): ([1, 0, 0], False),  # most saw no face
+        (0, 9, 0, 0, 0, 0, 0, 0, 1, 0): ([0, 0, 0], False),  # nobody saw any of these emotions
+    }
+    shares, clear = lp.people_shares(np.array(list(rows), np.float32) / 10, ("angry", "neutral", "sad"))
+    assert shares.dtype == np.float32
+    np.testing.assert_allclose(shares, [expected for expected, _ in rows.values()], rtol=1e-6)
+    assert clear.tolist() == [expected for _, expected in rows.values()]
+
+
 BAD_VOTES = {
     "a column missing": (VOTES_HEADER.replace(",fear", "") + "\n", ["columns must be", "none for fear"]),
     "no votes": (
@@ -1054,6 +1285,34 @@ def test_a_picture_that_can_not_be_written_is_one_notice(tmp_path, monkeypatch, 
     notice = told.err.splitlines()[-1]
     assert notice.startswith("notice: no picture drawn") and "overview.png can't be written" in notice
     assert "angry" in told.out and "picture" not in told.out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("Matplotlib requires access to a writable cache directory"),
+        RuntimeError("FT_Open_Face failed with error 0x02: unknown file format"),
+    ],
+)
+def test_without_fonts_or_their_cache_there_is_one_notice(tmp_path, monkeypatch, capsys, error):
+    import matplotlib.figure
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
+    assert exit_status(lp.main, ["--dataset", str(write_csv(tmp_path))]) == 0
+    printed = capsys.readouterr()
+    assert "repeated within" in printed.out and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"notice: no picture drawn (Matplotlib can't draw ({error}): set MPLCONFIGDIR")
+    assert not (tmp_path / "overview.png").exists()
+
+
+def test_a_dollar_in_an_emotion_is_drawn_as_it_is(tmp_path):
+    for name in ("$x^$", "a$b$_"):
+        write_image(tmp_path / "train" / name / "a.png", grey(1))
+    lp.draw_overview(load_fer2013_data(tmp_path, SIZE).drop_unused_labels(), tmp_path / "overview.png")
+    assert (tmp_path / "overview.png").is_file()
 
 
 def test_importing_is_light():
