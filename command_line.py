@@ -1,17 +1,13 @@
 """What all scripts share: flags, one line for a user's mistake, files written whole or not at all, quiet starts.
 
-A script begins and ends with
+A script ends with
 
-    if __name__ == "__main__":
-        from command_line import stop_quietly
-
-        stop_quietly()
-    ...
     if __name__ == "__main__":
         sys.exit(exit_status(main))
 
 and `main` raises `UserError` where its input breaks a rule.  Importing this module imports neither NumPy nor OpenCV.
-Scripts import it first: an older Python and a missing package get one line.
+Scripts import it first: an older Python and a missing package get one line, and Ctrl-C ends them quietly while the
+libraries load.
 """
 
 from __future__ import annotations  # an older Python reads this file, too, and is told which one is needed
@@ -441,7 +437,7 @@ def cache_folder() -> Path:
 def stop_quietly() -> None:
     """End the process at once, with status 130 and without a word, on Ctrl-C, SIGTERM or SIGHUP.
 
-    A script calls this function before it imports the libraries that take time to load; `exit_status` takes over later.
+    So it is while the libraries load; `exit_status` takes over later.
     """
     _open_closed_ends()
     _handle_stops(lambda number, frame: os._exit(130))
@@ -561,6 +557,12 @@ def _excepthook(kind, error, traceback):
     sys.__excepthook__(kind, error, traceback)
 
 
-_script = getattr(sys.modules["__main__"], "__file__", None)
-if _script and Path(_script).resolve().is_relative_to(Path(__file__).resolve().parent):  # not in a user's own program
+def _is_our_script(path: str | None) -> bool:
+    """Return whether a program is in the folder of this project, or in one of its packages."""
+    root = Path(__file__).resolve().parent
+    return path is not None and root in Path(path).resolve().parents[:2]
+
+
+if _is_our_script(getattr(sys.modules["__main__"], "__file__", None)):  # not in a user's own program
     sys.excepthook = _excepthook
+    stop_quietly()

@@ -13,6 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from command_line import (  # first: it names a missing package
     Parser,
     UserError,

@@ -16,6 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from command_line import Parser, UserError, exit_status, replacing  # first: it names a missing package
 
 # isort: split

@@ -26,6 +26,9 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from command_line import (  # first: it names a missing package
     Parser,
     UserError,

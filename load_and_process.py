@@ -30,6 +30,9 @@ from typing import BinaryIO, NamedTuple
 if __name__ == "__main__":  # `python -I` does not look for modules beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from command_line import (  # first: it names a missing package
     MAX_PIXELS,
     Parser,

@@ -23,6 +23,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from training import hosts  # first: the package imports Keras in silence
 
 # isort: split
