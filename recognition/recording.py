@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
+OUT_OF_SIGHT = 1.0  # seconds; a face's curves before and after a longer gap are not joined
 FACES_DRAWN = 5  # at most, in a timeline and in the summary: those seen longest
 
 Record = Callable[[Frame, np.ndarray | None, Sequence[Face]], None]  # a frame, its annotated picture, its faces
@@ -273,10 +274,11 @@ def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
 
 @contextlib.contextmanager
 def video_recorder(path: Path, fps: float) -> Iterator[Record]:
-    """Write the annotated frames as a video at a fixed rate: a late frame is repeated for the time that it took.
+    """Write the annotated frames as a video at a fixed rate: a frame of a video is repeated for the time that it lasts.
 
-    Where no frame came for more than a second, one second of the video remains.  A picture of another size than the
-    first one is scaled to fit, on black.
+    How long a camera's frame lasts is not known; a late one is repeated for the time that it took.  Where no frame came
+    for more than a second, one second of the video remains.  A picture of another size than the first one is scaled to
+    fit, on black.
     """
     with replacing(path) as partial:
         writer = cv2.VideoWriter()
@@ -291,8 +293,9 @@ def video_recorder(path: Path, fps: float) -> Iterator[Record]:
                     raise UserError(f"{path} can't be written as a video of {size[0]}x{size[1]} pixels; try .avi", 1)
             if picture.shape[1::-1] != size:
                 picture = _fit(picture, size)
-            due = round((frame.time_s - started) * fps) + 1 - written
-            if due > fps:  # the time that is left out moves all later frames
+            lasts_s = 1 / fps if frame.lasts_s is None else frame.lasts_s
+            due = round((frame.time_s - started + lasts_s) * fps) - written
+            if due > fps and frame.lasts_s is None:  # the time that is left out moves all later frames
                 started += (due - round(fps)) / fps
                 due = round(fps)
             for _ in range(due):
@@ -374,7 +377,10 @@ def timeline_recorder(path: Path, emotions: Sequence[str], labels: Sequence[str]
 
         def record(frame, picture, faces):
             for face in faces:
-                past[face.identity].append((frame.time_s, *face.probabilities))
+                times = [frame.time_s]
+                if frame.lasts_s and frame.lasts_s > OUT_OF_SIGHT:  # the face stays in sight until the next frame
+                    times.append(frame.time_s + frame.lasts_s)
+                past[face.identity] += ((time_s, *face.probabilities) for time_s in times)
 
         yield record
         draw_timeline(past, emotions, labels).savefig(partial, dpi=120)
@@ -400,7 +406,7 @@ def draw_timeline(
     bands = []
     for axes, identity in zip(rows, longest, strict=False):
         times, *shares = np.array(past[identity]).T
-        out_of_sight = np.flatnonzero(np.diff(times) > 1.0) + 1  # the parts before and after are not joined
+        out_of_sight = np.flatnonzero(np.diff(times) > OUT_OF_SIGHT) + 1  # the parts before and after are not joined
         for part in np.split(np.arange(len(times)), out_of_sight):
             kept = [share[part] for share in shares]
             bands = axes.stackplot(times[part], kept, colors=colours)
@@ -450,9 +456,16 @@ class Summary:
         self._began = self._since = clock.now()
         self._recent = 0  # frames since `_since`
 
-    def add(self, faces: Sequence[Face], time_s: float) -> None:
-        """Count a frame, at a time in seconds, and its faces; `rate`, in frames per second, is renewed every second."""
+    def add(self, faces: Sequence[Face], time_s: float, lasts_s: float | None = None) -> None:
+        """Count a frame and its faces; `rate`, in frames per second, is renewed every second.
+
+        Args:
+            faces: In the frame.
+            time_s: Of the frame, in seconds.
+            lasts_s: Seconds until the next frame; None where nobody knows: the time since the frame before counts.
+        """
         passed = self._frame_s if self._last_s is None else min(1.0, max(0.0, time_s - self._last_s))
+        passed = passed if lasts_s is None else lasts_s
         self._last_s = time_s
         for face in faces:
             self.seen[None if self.still else face.identity][self.emotions[face.best]] += 1 if self.still else passed

@@ -61,6 +61,7 @@ class Frame(NamedTuple):
     time_s: float  # since the first frame
     image: np.ndarray  # uint8 (h, w, 3), BGR
     name: str  # of the file or camera
+    lasts_s: float | None = None  # until the next frame; None where nobody knows: cameras, streams and images
 
 
 class SourceLost(UserError):
@@ -297,13 +298,12 @@ class Source:
         fps: Frames per second of a recording.
         count: How many frames there are; 0 if nobody knows.
         note: To be shown in the picture.
-        longest_s: Seconds for which a frame may count until the next frame; a camera without frames has dropped out.
         broken: How many files could not be read.
         clock: Tells when a frame is due; the window stops it while the user pauses.
     """
 
     name, paths = "", ()
-    still, folder, broken, fps, count, note, longest_s = False, False, 0, 30.0, 0, "", 1.0
+    still, folder, broken, fps, count, note = False, False, 0, 30.0, 0, ""
 
     def __init__(self):
         self.clock = Clock()
@@ -423,8 +423,6 @@ class Video(Source):
         UserError: No frame can be read.
     """
 
-    longest_s = math.inf
-
     def __init__(self, capture: Any, name: str, path: Path | None = None):
         super().__init__()
         self.capture, self.name, self.path = capture, name, path
@@ -443,7 +441,7 @@ class Video(Source):
         while image is not None:
             following = self.capture.read()[1]  # one ahead, because a frame is shown until the next one's time
             self._next_s = self._time(number + 1, time_s) if following is not None else time_s + 1 / self.fps
-            yield Frame(number, time_s, as_bgr(image), self.name)
+            yield Frame(number, time_s, as_bgr(image), self.name, self._next_s - time_s)
             number, time_s, image = number + 1, self._next_s, following
         if number < 0.9 * self.count and time_s < 0.9 * self._duration():  # the count in a file is an estimate
             self.broken += 1

@@ -97,6 +97,7 @@ class FaceTracker:
     def forget(self) -> None:
         """Start anew: the next frame has nothing to do with the frames before."""
         self.tracks, self.searched_s, self.time_s, self.shape = [], -math.inf, -math.inf, None
+        self.gap_s = math.inf  # between the last two frames
         self.searches = 0
         self.turned_s, self.turned_searches = -math.inf, 0  # the search for turned faces in the whole frame
 
@@ -113,7 +114,8 @@ class FaceTracker:
         """
         if time_s < self.time_s or image.shape != self.shape:
             self.forget()
-        forget_after = max(FORGET_AFTER, min(time_s - self.time_s, SLOWEST))
+        before_s, self.gap_s = self.gap_s, time_s - self.time_s
+        forget_after = max(FORGET_AFTER, min(self.gap_s, 1.5 * before_s, SLOWEST))
         self.time_s, self.shape = time_s, image.shape
         self.tracks = [track for track in self.tracks if time_s - track.seen_s <= forget_after]
         near = self.detect.can_search_near

@@ -60,6 +60,25 @@ def test_a_video_keeps_the_pace_of_its_frames(tmp_path, times, shades):
     assert found == shades and video.get(cv2.CAP_PROP_FPS) == 10
 
 
+@pytest.mark.parametrize(
+    ("times", "shades"),
+    [
+        ([0, 0.1, 0.2], [0, 1, 2]),
+        ([5, 5.1, 5.4], [0, 1, 1, 1, 2]),
+        ([0, 2.0, 2.05, 2.1], 20 * [0] + [2, 3]),  # a screen on which nothing changed; more than the rate has room for
+    ],
+)
+def test_an_annotated_video_lasts_as_long_as_its_source(tmp_path, times, shades):
+    with video_recorder(tmp_path / "a.avi", 10.0) as record:
+        for number, (time_s, until) in enumerate(zip(times, [*times[1:], times[-1] + 0.1], strict=True)):
+            lasting = frame(number, time_s)._replace(lasts_s=until - time_s)
+            record(lasting, np.full((48, 64, 3), 40 * number, np.uint8), [])
+    video, found = cv2.VideoCapture(str(tmp_path / "a.avi")), []
+    while (read := video.read())[0]:
+        found.append(round(read[1].mean() / 40))
+    assert found == shades
+
+
 def test_pictures_of_another_size_are_fitted(tmp_path):
     with video_recorder(tmp_path / "a.avi", 10.0) as record:
         for number, size in enumerate([(48, 64), (96, 128)]):
@@ -130,6 +149,13 @@ def test_summary_weighs_faces_by_time():
     first, *others = str(summary).splitlines()
     assert first.startswith("5 frames in ") and first.endswith(" 2 faces: sad 70%, happy 30%")
     assert others == ["  face 0, 1.9 s: sad 68%, happy 32%", "  face 1, 0.1 s: sad 100%"]
+
+
+def test_summary_weighs_the_faces_of_a_video_by_the_time_that_each_frame_lasts():
+    summary = Summary(EMOTIONS, Clock(), fps=10.0)
+    summary.add([face("happy", 0)], 0.0, 3.0)
+    summary.add([face("sad", 0)], 3.0, 1.0)
+    assert str(summary).endswith(" 1 face: happy 75%, sad 25%")
 
 
 def test_summary_names_the_faces_seen_longest():
