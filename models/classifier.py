@@ -13,7 +13,14 @@ import numpy as np
 
 from command_line import UserError, quiet_start
 from load_and_process import preprocess_images, resize_face
-from models.checkpoint import compile_to_cache, emotions_of, find_compiled, read_header
+from models.checkpoint import (
+    check_probabilities,
+    compile_to_cache,
+    complete_headers,
+    emotions_of,
+    find_compiled,
+    read_header,
+)
 
 GRID = 5  # a heat map is made from GRID x GRID parts of a face; at most 5
 
@@ -71,8 +78,10 @@ class EmotionClassifier:
     """One or several checkpoints in their compiled form; the result is the mean of their probabilities.
 
     Args:
-        paths: `.hdf5` files with the same emotions in the same order; their input sizes may differ.
+        paths: Checkpoints with the same emotions in the same order; their input sizes may differ.
         flip: Whether a call averages in each face's mirror image, which takes twice the time.
+        emotions: Labels in the order of the outputs, for the checkpoints whose file names none.
+        input_range: What a network takes for black and for white, for the checkpoints whose file does not say it.
 
     Attributes:
         emotions: The labels, in the order of the probabilities.
@@ -82,10 +91,17 @@ class EmotionClassifier:
         UserError: A checkpoint can't be read or compiled, its emotions differ, or LiteRT can't run it.
     """
 
-    def __init__(self, paths: Sequence[str | Path], flip: bool = False):
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        flip: bool = False,
+        emotions: Sequence[str] | None = None,
+        input_range: tuple[float, float] | None = None,
+    ):
         self.networks, self.emotions, self.flip = [], None, flip
-        for path in paths:
-            header, network = read_header(path), _load_compiled(path)
+        headers = complete_headers(paths, [read_header(path) for path in paths], emotions, input_range)
+        for path, header in zip(paths, headers, strict=True):
+            network = _load_compiled(path, header)
             emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
             if self.emotions not in (None, emotions):
                 raise UserError(
@@ -93,8 +109,8 @@ class EmotionClassifier:
                     f"{', '.join(self.emotions)}; found {path} with {', '.join(emotions)}: use one of them"
                 )
             self.emotions = emotions
-            self.networks.append((header.input_shape[:2], network))
-        self.sizes = tuple(dict.fromkeys(size for size, _ in self.networks))
+            self.networks.append((header.input_shape[:2], network, path))
+        self.sizes = tuple(dict.fromkeys(size for size, *_ in self.networks))
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray, rolls: Sequence[float] | None = None) -> np.ndarray:
         """Compute the probabilities of the faces in a frame.
@@ -166,17 +182,17 @@ class EmotionClassifier:
 
     def _mean_probabilities(self, faces):
         """Return the mean over the networks, float32 (k, emotions); `faces` has one array per input size, k > 0."""
-        return np.mean([_run(network, faces[size]) for size, network in self.networks], axis=0)
+        return np.mean([_run(network, faces[size], path) for size, network, path in self.networks], axis=0)
 
 
-def _load_compiled(path):
+def _load_compiled(path, header):
     """Return a checkpoint's network, ready to run; a damaged compiled form is made again."""
-    for compiled in find_compiled(path):
+    for compiled in find_compiled(path, header):
         try:
             return _start(compiled)
         except (ValueError, RuntimeError):  # LiteRT raises them while it checks the file
             print(f"notice: {compiled} is damaged and ignored", file=sys.stderr)
-    compiled = compile_to_cache(path)
+    compiled = compile_to_cache(path, header)
     try:
         return _start(compiled)
     except (ValueError, RuntimeError) as error:
@@ -193,7 +209,7 @@ def _start(compiled):
     return network
 
 
-def _run(network, faces):
+def _run(network, faces, path):
     """Return one network's probabilities."""
     (input_details,) = network.get_input_details()
     if input_details["shape"][0] != len(faces):
@@ -201,7 +217,9 @@ def _run(network, faces):
         network.allocate_tensors()
     network.set_tensor(input_details["index"], faces)
     network.invoke()
-    return network.get_tensor(network.get_output_details()[0]["index"])
+    probabilities = network.get_tensor(network.get_output_details()[0]["index"])
+    check_probabilities(probabilities, path)
+    return probabilities
 
 
 # ----------------------------------------------------------------------------------------------------------

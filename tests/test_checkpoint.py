@@ -80,7 +80,7 @@ def path(saved, tmp_path):
 def test_round_trip(tmp_path):
     path, model = tmp_path / "my.hdf5", network(shape=(40, 36, 1), classes=3)
     save_checkpoint(model, path, LABELS)
-    assert read_header(path) == ("tiny_XCEPTION", LABELS, (40, 36, 1))
+    assert read_header(path) == ("tiny_XCEPTION", LABELS, (40, 36, 1), (-1, 1))
     assert os.listdir(tmp_path) == ["my.hdf5"]
     loaded, emotions = load_checkpoint(path)
     assert emotions == LABELS
@@ -179,12 +179,13 @@ print(*{{"keras", "tensorflow", "jax", "torch"}} & {{name.partition(".")[0] for 
 
 def without_labels(path):
     with h5py.File(path, "r+") as file:
-        del file.attrs["emotions"], file.attrs["network"]
+        for name in ("emotions", "network", "input_range", "temperature"):
+            del file.attrs[name]
 
 
 def test_labels_default_to_those_of_fer2013(path):
     without_labels(path)
-    assert read_header(path) == ("tiny_XCEPTION", None, (32, 32, 1))
+    assert read_header(path) == ("tiny_XCEPTION", None, (32, 32, 1), None)
     assert load_checkpoint(path)[1] == EMOTIONS
 
 
@@ -250,7 +251,7 @@ def test_loads_files_of_keras_2(tmp_path, name, class_name):
     path, model = tmp_path / "fer2013_model.102-0.66.hdf5", network(name, (64, 64, 1))
     save_checkpoint(model, path, EMOTIONS)
     make_keras_2(path, class_name)
-    assert read_header(path) == ("model_1", None, (64, 64, 1))
+    assert read_header(path) == ("model_1", None, (64, 64, 1), None)
     loaded, emotions = load_checkpoint(path)
     assert emotions == EMOTIONS
     np.testing.assert_allclose(probabilities(loaded), probabilities(model), atol=1e-6)
@@ -372,9 +373,9 @@ BAD = {
     "text for labels": (attribute("emotions", '"abcdefg"'), None),
     "numbers as labels": (attribute("emotions", "[1, 2, 3, 4, 5, 6, 7]"), None),
     "too few labels": (attribute("emotions", json.dumps(LABELS)), "one output per emotion.* 7.* 3"),
-    "five outputs": (keras_file((32, 32, 1), outputs=5), "one output per emotion.* 5.* 7"),
+    "five outputs": (keras_file((32, 32, 1), outputs=5), "one output per emotion.* 5.* 7: .*--emotions"),
     "two rows of outputs": (several_outputs, "one row of probabilities"),
-    "colour": (keras_file((48, 48, 3)), r"grey images .*\(48, 48, 3\)"),
+    "four channels": (keras_file((48, 48, 4)), r"grey images .*\(48, 48, 4\)"),
     "code": (keras_file((48, 48, 1), LAMBDA), "code in a Lambda layer"),
     "code inside a layer": (keras_file((32, 32, 1), keras.layers.TimeDistributed(LAMBDA)), "code in a Lambda layer"),
 }
@@ -389,7 +390,7 @@ def test_bad_files_are_one_line(path, case):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model", "model.tflite"])
+@pytest.mark.parametrize("name", ["model.weights", "model", "model.tflite"])
 def test_other_suffixes_are_refused(path, name):
     path = path.rename(path.with_name(name))
     with pytest.raises(UserError, match=rf"\.hdf5 or \.h5; found .*{name}"):
