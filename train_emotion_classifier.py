@@ -45,7 +45,7 @@ from training.faces import (
     check_teachers,
     load_training_data,
 )
-from training.optimizer import OPTIMIZERS, SCHEDULES, make_optimizer
+from training.optimizer import OPTIMIZERS, SCHEDULES, make_loss, make_optimizer
 from training.run import (
     MONITORS,
     BestCheckpoint,
@@ -92,10 +92,12 @@ recalibration_faces = 2560     # of Training, for batch normalisation's statisti
 # labels
 label_smoothing = 0.0          # share of each label that is spread over all emotions
 votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
-votes_as = "share"             # share: the votes are part of FER2013's labels; or they are the labels, with contempt as
-                               # an eighth emotion, hard: what most people saw, or soft: the shares of votes
-votes_share = 0.6              # of each label with "share"; the rest is the data's
+votes_as = "share"             # part of FER2013's labels is, share: what FER2013 would say after the votes, or people:
+                               # the shares of votes; or the votes are the labels, with contempt as an eighth emotion,
+                               # hard: what most people saw, or soft: the shares of votes
+votes_share = 0.6              # of each label with "share" and "people"; the rest is the data's
 drop_no_face = False           # leave out what most people saw no face in
+logit_adjustment = 0.0         # tau: how far rare emotions are balanced, see `AdjustedCrossentropy`; 1: fully; 0: not
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
 teacher_share = "auto"         # of each label; the rest is the data's and the votes'; auto: see `choose_teacher_share`
 teacher_views = 6              # augmented views of each face, over which a teacher's prediction is averaged
@@ -152,8 +154,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("labels").add_argument
     add("--label-smoothing", type=number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
-    add("--votes-as", default=votes_as, choices=VOTES_AS, help="part of FER2013's labels, or FER+'s eight instead")
-    add("--votes-share", type=number(float, 0, most=1), default=votes_share, help="of each label, with share")
+    add("--votes-as", default=votes_as, choices=VOTES_AS, help="part of the labels, or FER+'s eight instead")
+    add("--votes-share", type=number(float, 0, most=1), default=votes_share, help="of each label, with share or people")
+    add("--logit-adjustment", type=number(float, 0), default=logit_adjustment, help="tau: how far to balance emotions")
     add("--drop-no-face", action=switch, default=drop_no_face, help="leave out what --votes call no face")
     add("--teacher-share", type=number(float, 0, 1, auto=True), default=teacher_share, help="of each label")
     add("--teacher-views", type=number(int, 1), default=teacher_views, help="of each face")
@@ -343,7 +346,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
             ema_epochs=args.ema_epochs,
             muon_momentum=args.muon_momentum,
         ),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
+        loss=make_loss(args.label_smoothing, args.logit_adjustment, labels[data.train_indices]),
         metrics=["accuracy"],
     )
     recalibration = np.random.default_rng(args.seed).permutation(data.train_indices)[: args.recalibration_faces]
@@ -397,8 +400,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         with hosts.single_host():
             trained, _ = load_checkpoint(best.path)
             for name, split in splits.items():
-                correct = predict(trained, split).argmax(axis=1) == split.emotions
-                print(f"{name}: {correct.mean():.2%} of {len(correct)} faces named correctly")
+                print(f"{name}: {describe_accuracy(predict(trained, split), split.emotions)}")
         print(f"try it live: python real_time_emotion_recognition.py --model {best.path}")
     return 0
 
@@ -473,6 +475,22 @@ def resolved_settings(args: argparse.Namespace) -> dict:
 def hash_checkpoints(paths: Sequence[Path]) -> dict[str, str]:
     """Return a short hash of each checkpoint that is there, for hosts to compare."""
     return {f"checkpoint {path.name}": hosts.short_hash(path.read_bytes()) for path in paths if path.is_file()}
+
+
+def describe_accuracy(probabilities: np.ndarray, emotions: np.ndarray) -> str:
+    """Say how many faces are named correctly, and macro-F1.
+
+    Args:
+        probabilities: float (n, emotions), as predicted.
+        emotions: The true ones, int (n,), or people's shares, float (n, emotions).
+    """
+    from sklearn.metrics import f1_score  # here: it takes a second to import
+
+    correctly = "correctly" if emotions.ndim == 1 else "as most people do"
+    y_true = emotions if emotions.ndim == 1 else emotions.argmax(axis=1)
+    y_pred = probabilities.argmax(axis=1)
+    macro_f1 = f1_score(y_true, y_pred, labels=np.unique(y_true), average="macro", zero_division=0)
+    return f"{np.mean(y_true == y_pred):.2%} of {len(y_true)} faces named {correctly}, macro-F1 {macro_f1:.1%}"
 
 
 def tensorboard_callbacks(args: argparse.Namespace) -> list[keras.callbacks.Callback]:

@@ -141,6 +141,42 @@ def test_votes_are_the_labels():
     np.testing.assert_allclose(labels, [[1, 0, 0], [0, 0.6, 0.4], [1 / 3, 0, 2 / 3]], rtol=1e-6)
 
 
+def test_labels_are_blended_with_what_people_saw():
+    votes = np.zeros((3, len(VOTE_COLUMNS)), np.float32)
+    votes[0, [VOTE_COLUMNS.index("anger"), VOTE_COLUMNS.index("neutral"), VOTE_COLUMNS.index("unknown")]] = (
+        0.6,
+        0.2,
+        0.2,
+    )
+    votes[1, VOTE_COLUMNS.index("NF")] = 1
+    votes[2, [VOTE_COLUMNS.index("sadness"), VOTE_COLUMNS.index("contempt")]] = 0.5, 0.5
+    data = Dataset({"Training": Split(random_faces(3), np.array([6, 1, 2]))})
+    expected = np.zeros((3, 7))
+    expected[0, [0, 6]], expected[1, 1], expected[2, [2, 4]] = (0.6, 0.4), 1, (0.2, 0.8)
+    np.testing.assert_allclose(make_labels(data, votes, "people", 0.8), expected, atol=1e-6)
+    np.testing.assert_array_equal(make_labels(data, votes, "people", 0), np.eye(7)[[6, 1, 2]])
+
+
+def test_held_out_parts_are_measured_against_people():
+    """Only where most people saw one emotion; which faces are learnt from stays as it was."""
+    emotions = np.arange(60) % 2
+    data = Dataset({name: numbered(emotions) for name in ("Training", "PublicTest")}).drop_unused_labels()
+    votes = some_votes(1 - emotions)  # people see the other emotion
+    votes[3:20] = 0
+    votes[3:20, VOTE_COLUMNS.index("unknown")] = 1
+    settings = HOLD_OUT | {"smallest_calibration": 6, "calibration_fraction": 0.2}
+    kept, _, _, before = hold_out(data, **settings)
+    people = {"Training": votes, "PublicTest": votes}
+    train_indices, validation, _, calibration = hold_out(data, **settings, seen_by_people=people)
+    np.testing.assert_array_equal(train_indices, kept)
+    numbers = validation.faces[:, 0, 0, 0]
+    assert numbers.tolist() == [0, 1, 2, *range(20, 60)]
+    np.testing.assert_array_equal(validation.emotions.argmax(axis=1), 1 - emotions[numbers])
+    numbers = calibration.faces[:, 0, 0, 0]
+    assert set(numbers) == set(before.faces[:, 0, 0, 0]) - set(range(3, 20)) and 0 < len(numbers) < 12
+    np.testing.assert_array_equal(calibration.emotions.argmax(axis=1), 1 - emotions[numbers])
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Augmentation
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.cnn import EMOTION_MAPS, NETWORKS
-from training.optimizer import make_optimizer, orthogonalize
+from training.optimizer import AdjustedCrossentropy, make_loss, make_optimizer, orthogonalize
 
 SETTINGS = {
     "learning_rate": 0.01,
@@ -90,3 +90,25 @@ def test_muon_takes_its_momentum():
 def test_without_a_horizon_there_is_no_moving_average():
     assert make_optimizer("muon", **SETTINGS | {"ema_epochs": 0.0}).use_ema is False
     assert make_optimizer("adamw", **SETTINGS).use_ema is True
+
+
+def test_logit_adjustment_by_hand():
+    probabilities, label = np.array([[0.5, 0.3, 0.2]], np.float32), np.array([[0, 0, 1]], np.float32)
+    frequencies = np.array([0.6, 0.3, 0.1])
+    for tau in (1, 0.5):
+        adjusted = probabilities * frequencies**tau
+        expected = -np.log(adjusted[0, 2] / adjusted.sum())
+        assert float(AdjustedCrossentropy(frequencies, tau)(label, probabilities)) == pytest.approx(expected, rel=1e-5)
+        labels = np.repeat(np.eye(3, dtype=np.float32), [6, 3, 1], axis=0)
+        assert float(make_loss(0.0, tau, labels)(label, probabilities)) == pytest.approx(expected, rel=1e-5)
+    assert type(make_loss(0.1, 0.0, labels)) is keras.losses.CategoricalCrossentropy
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(0, [0.9, 0.1]), (1, [0.5, 0.5])])
+def test_logit_adjustment_balances_what_is_predicted(tau, expected):
+    """Nine in ten labels are of one emotion, and the faces say nothing."""
+    labels = np.repeat(np.eye(2, dtype=np.float32), [9, 1], axis=0)
+    loss = make_loss(0.0, tau, labels)
+    here, lower, higher = (np.float32([[expected[0] + step, expected[1] - step]]) for step in (0, -0.05, 0.05))
+    losses = [float(loss(labels, np.repeat(probabilities, 10, axis=0))) for probabilities in (here, lower, higher)]
+    assert losses[0] < min(losses[1:])

@@ -65,6 +65,15 @@ def test_calibration_finds_the_temperature():
     assert calibrate(model, Split(faces[:0], drawn[:0])) == 1
 
 
+def test_calibration_to_peoples_shares():
+    keras.utils.set_random_seed(0)
+    model, faces = NETWORKS["tiny_XCEPTION"]((32, 32, 1), 7), random_faces(300, 32, 32)
+    last = model.get_layer(EMOTION_MAPS)
+    last.set_weights([20 * weight for weight in last.get_weights()])
+    shares = softmax(2 * np.log(model.predict(preprocess_images(faces), verbose=0)))
+    assert calibrate(model, Split(faces, shares)) == pytest.approx(0.5, rel=0.02)
+
+
 def test_recalibration_without_faces_changes_nothing():
     model = NETWORKS["tiny_XCEPTION"]((32, 32, 1), 7)
     before = model.get_weights()

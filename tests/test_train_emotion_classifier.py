@@ -592,7 +592,7 @@ def test_votes_on_other_faces(tmp_path, capsys, faces_csv):
 
 
 @pytest.mark.parametrize("votes_as", train.VOTES_AS)
-def test_learning_from_votes(tmp_path, faces_csv, votes_as):
+def test_learning_from_votes(tmp_path, faces_csv, capsys, votes_as):
     with faces_csv.open() as file:
         rows = [(int(row["emotion"]), row["Usage"]) for row in csv.DictReader(file)]
     votes, contempt = tmp_path / "fer2013new.csv", {}
@@ -604,12 +604,13 @@ def test_learning_from_votes(tmp_path, faces_csv, votes_as):
             cast |= {"neutral": 1, "contempt": 9}
         lines.append(",".join((split, "", *map(str, cast.values()))))
     votes.write_text("\n".join(lines))
-    arguments = ["--epochs", 1, "--votes", votes, "--votes-as", votes_as]
+    arguments = ["--epochs", 1, "--votes", votes, "--votes-as", votes_as, "--logit-adjustment", 1]
     assert run_csv(tmp_path / "models", faces_csv, *arguments) == 0
+    assert ("faces named as most people do, macro-F1" in capsys.readouterr().out) == (votes_as == "people")
     settings = json.loads((tmp_path / "models" / f"{NETWORK}.settings.json").read_text())
     assert (settings["votes"], settings["votes_as"]) == ("fer2013new.csv", votes_as)
     (checkpoint,) = checkpoints(tmp_path / "models")
-    expected = EMOTIONS if votes_as == "share" else (*EMOTIONS, "contempt")
+    expected = EMOTIONS if votes_as in ("share", "people") else (*EMOTIONS, "contempt")
     assert read_header(tmp_path / "models" / checkpoint).emotions == expected
 
 

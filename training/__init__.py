@@ -1,8 +1,9 @@
 """What a training run is made of.  Importing this package imports Keras, in silence.
 
 faces      the data set's faces and labels, held-out parts, teachers, augmented batches
-optimizer  Muon, the learning-rate schedule, the moving average of the weights
+optimizer  Muon, the learning-rate schedule, the moving average of the weights, the loss
 run        validation, calibration, the best checkpoint, the log, and going on after a break
+disturbances  what cameras do to faces: noise, blur, bad light
 hosts      several machines that train one network
 """
 

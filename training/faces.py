@@ -21,6 +21,7 @@ from load_and_process import (
     find_duplicates,
     join_votes,
     load_fer2013_data,
+    people_shares,
     preprocess_images,
     stratified_split,
 )
@@ -28,7 +29,7 @@ from models.classifier import EmotionClassifier
 from training.disturbances import disturb
 from training.hosts import short_hash
 
-VOTES_AS = ("share", "hard", "soft")
+VOTES_AS = ("share", "people", "hard", "soft")
 PREDICTED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # batches that are prepared before their step
 
@@ -40,6 +41,8 @@ class TrainingData(NamedTuple):
     faces: np.ndarray  # uint8 (n, height, width, 1), of the Training split
     labels: np.ndarray  # float32 (n, emotions), rows summing to 1
     train_indices: np.ndarray  # int (m,), the faces to learn from; the others are held out, or copies of those
+    # With votes "people", the emotions of these three splits are people's shares, float32 (k, emotions), and only faces
+    # in which most people saw one of the emotions are there.
     validation: Split  # chooses the best epoch
     validation_name: str
     calibration: Split  # the temperature is fitted on it; empty for small data
@@ -74,10 +77,11 @@ def load_training_data(
     """
     data, votes_by_split = load_fer2013_data(dataset, image_size), {}
     if votes:
-        data, votes_by_split = join_votes(data, votes, votes_as != "share", drop_no_face)
+        data, votes_by_split = join_votes(data, votes, votes_as in ("hard", "soft"), drop_no_face)
     data = data.drop_unused_labels()
+    seen_by_people = votes_by_split if votes_as == "people" else {}
     train_indices, validation, validation_name, calibration = hold_out(
-        data, validation_fraction, calibration_fraction, largest_held_out, smallest_calibration
+        data, validation_fraction, calibration_fraction, largest_held_out, smallest_calibration, seen_by_people
     )
     labels = make_labels(data, votes_by_split.get("Training"), votes_as, votes_share)
     return TrainingData(
@@ -88,7 +92,7 @@ def load_training_data(
         validation,
         validation_name,
         calibration,
-        data.get("PrivateTest"),
+        _as_people_see(data, "PrivateTest", seen_by_people) if "PrivateTest" in data else None,
         describe_data(data, labels, train_indices),
     )
 
@@ -99,6 +103,7 @@ def hold_out(
     calibration_fraction: float,
     largest_held_out: int,
     smallest_calibration: int,
+    seen_by_people: dict[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, Split, str, Split]:
     """Divide a data set into faces to learn from, to validate on, and to fit the temperature on.
 
@@ -112,6 +117,7 @@ def hold_out(
         calibration_fraction: Part of Training that is held out where there is a PublicTest.
         largest_held_out: Faces in either part, at most.
         smallest_calibration: Faces; a smaller part is not worth fitting a temperature on.
+        seen_by_people: The votes of each split; with them, the held-out parts are as `TrainingData` describes them.
 
     Returns:
         (indices of Training to learn from, validation split, its name, calibration split, which may be empty).
@@ -136,14 +142,26 @@ def hold_out(
     kept, held_out = stratified_split(train.emotions, fraction, seed=0) if fraction else (everything, nothing)
     if has_public_test and len(held_out) < smallest_calibration:
         kept, held_out = everything, nothing
-    part = Split(np.array(train.faces[held_out]), train.emotions[held_out])
+    part = _as_people_see(data, "Training", seen_by_people, held_out)
     kept = kept[~find_duplicates(train.faces, part.faces)[kept]]  # FER2013 repeats some of its images
     if has_public_test:
-        return kept, data["PublicTest"], "PublicTest", part
+        return kept, _as_people_see(data, "PublicTest", seen_by_people), "PublicTest", part
     if not len(held_out):
         raise UserError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
     calibration = part if len(held_out) >= smallest_calibration else Split(part.faces[:0], part.emotions[:0])
     return kept, part, f"{fraction:.0%} of Training", calibration
+
+
+def _as_people_see(data, name, votes, indices=None):
+    """Return (some faces of) a split, and, given the votes of each split, people's shares in place of its emotions."""
+    faces, emotions = data[name]
+    if not votes and indices is None:
+        return data[name]
+    indices = np.arange(len(faces)) if indices is None else indices
+    if votes:
+        shares, clear = people_shares(votes[name], data.emotions)
+        indices, emotions = indices[clear[indices]], shares
+    return Split(np.array(faces[indices]), emotions[indices])
 
 
 def make_labels(data: Dataset, votes: np.ndarray | None, votes_as: str, votes_share: float) -> np.ndarray:
@@ -155,7 +173,9 @@ def make_labels(data: Dataset, votes: np.ndarray | None, votes_as: str, votes_sh
         votes_as: "hard": one-hot labels.  "soft": each face's shares of votes.  "share": FER2013's one-hot label, mixed
             with the label that a FER2013 annotator would probably have given.  FER2013's labels are those of single
             annotators; a logistic regression, fitted to all of Training, predicts such a label from ten people's votes.
-        votes_share: Share of the predicted label with "share", from 0 to 1.
+            "people": FER2013's one-hot label, mixed with the shares of people who saw each of the data's emotions; a
+            face in which nobody saw any of them keeps its label.
+        votes_share: Share of the predicted label with "share", of people's with "people", from 0 to 1.
 
     Returns:
         float32 (n, emotions), rows summing to 1.
@@ -167,6 +187,9 @@ def make_labels(data: Dataset, votes: np.ndarray | None, votes_as: str, votes_sh
     if votes_as == "soft":
         shares = votes[:, [VOTE_LABELS.index(emotion) for emotion in data.emotions]]
         return shares / shares.sum(axis=1, keepdims=True)
+    if votes_as == "people":
+        shares, _ = people_shares(votes, data.emotions)
+        return labels + np.float32(votes_share) * np.where(shares.any(axis=1, keepdims=True), shares - labels, 0)
     from sklearn.linear_model import LogisticRegression  # here: it takes a second to import
 
     annotator = LogisticRegression(max_iter=1000).fit(votes, train.emotions)
@@ -394,7 +417,7 @@ class AugmentedFaces(keras.utils.PyDataset):
 
 
 class PlainFaces(keras.utils.PyDataset):
-    """Batches of the faces and emotions of a `Split`, without augmentation: networks are validated on them."""
+    """Batches of the faces and emotions, or labels, of a `Split`: networks are validated on them, not augmented."""
 
     def __init__(self, split: Split):
         super().__init__()

@@ -1,8 +1,9 @@
-"""The optimizer: AdamW, or Muon, under a learning-rate schedule, with a moving average of the weights."""
+"""The optimizer: AdamW, or Muon, under a learning-rate schedule, with a moving average of the weights; and the loss."""
 
 import math
 
 import keras
+import numpy as np
 
 from models.cnn import EMOTION_MAPS
 
@@ -55,6 +56,41 @@ def make_optimizer(
         optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **average)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+def make_loss(label_smoothing: float, logit_adjustment: float, labels: np.ndarray) -> keras.losses.Loss:
+    """Build the loss of a run.
+
+    Args:
+        label_smoothing: Share of each label that is spread over all emotions.
+        logit_adjustment: 0, or tau of `AdjustedCrossentropy`.
+        labels: float32 (n, emotions), whose mean is how frequent each emotion is.
+    """
+    if logit_adjustment:
+        return AdjustedCrossentropy(labels.mean(axis=0), logit_adjustment, label_smoothing)
+    return keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+
+
+class AdjustedCrossentropy(keras.losses.CategoricalCrossentropy):
+    """Cross-entropy of a softmax whose logits are tau * ln(frequency) higher than the network's.
+
+    The addition tells how frequent an emotion is, so the network's own logits need not: what it predicts without the
+    addition is balanced.  With tau = 1, it predicts as if all emotions were equally frequent.
+    Source: Menon et al. 2021, "Long-tail learning via logit adjustment", arXiv:2007.07314.
+
+    Args:
+        frequencies: float (emotions,), positive.
+        tau: How far to balance; 0: not at all.
+        label_smoothing: As Keras has it.
+    """
+
+    def __init__(self, frequencies: np.ndarray, tau: float, label_smoothing: float = 0.0):
+        super().__init__(from_logits=True, label_smoothing=label_smoothing)
+        self.added = tau * np.log(np.maximum(frequencies, 1e-6)).astype("float32")
+
+    def call(self, y_true, y_pred):
+        """Return the loss of each face, given labels and probabilities (b, emotions)."""
+        return super().call(y_true, keras.ops.log(keras.ops.maximum(y_pred, 1e-30)) + self.added)
 
 
 class Muon(keras.optimizers.AdamW):

@@ -106,8 +106,8 @@ class BestCheckpoint(keras.callbacks.Callback):
     Args:
         eval_model: A float32 network of the same architecture as the trained one.
         emotions: Labels in the order of the outputs.
-        validation: Split that chooses the best epoch.
-        calibration: Split that the temperature is fitted on; may be empty.
+        validation: Split that chooses the best epoch; its emotions are numbers, or labels (n, emotions).
+        calibration: The same, that the temperature is fitted on; may be empty.
         recalibration_faces: uint8 (n, h, w, c), for `recalibrate_batch_norm`; may be empty.
         monitor: One of MONITORS.
         output_dir: Where checkpoints go.
@@ -134,7 +134,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.recalibration_faces, self.monitor, self.output_dir = recalibration_faces, monitor, output_dir
         self.path, self.score, self.superseded = None, (-math.inf, 0.0), None
         self.earlier_files = sorted(path.name for path in output_dir.glob(f"{eval_model.name}.*.hdf5"))  # other runs'
-        eval_model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        kind = "categorical" if validation.emotions.ndim == 2 else "sparse_categorical"  # people's shares, or numbers
+        eval_model.compile(loss=f"{kind}_crossentropy", metrics=["accuracy"])
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         averaged, result, temperature = averaged_weights(self.model), None, None
@@ -224,7 +225,8 @@ def calibrate(model: keras.Model, held_out: Split) -> float:
 
     Args:
         model: One of `models.cnn.NETWORKS`; changed in place.
-        held_out: Split that the network has not learnt from; where it is empty, nothing happens.
+        held_out: Split that the network has not learnt from; its emotions are numbers, or labels (n, emotions).  Where
+            it is empty, nothing happens.
 
     Returns:
         The temperature; 1 where nothing happened.
@@ -232,7 +234,10 @@ def calibrate(model: keras.Model, held_out: Split) -> float:
     if not len(held_out.faces):
         return 1.0
     logits = np.log(np.maximum(predict(model, held_out).astype(np.float64), 1e-12))
-    logits -= np.take_along_axis(logits, held_out.emotions[:, None].astype(int), axis=1)  # above the true emotion's
+    if held_out.emotions.ndim == 2:
+        logits -= (held_out.emotions * logits).sum(axis=1, keepdims=True)  # above the labels' mean
+    else:
+        logits -= np.take_along_axis(logits, held_out.emotions[:, None].astype(int), axis=1)  # above the true emotion's
 
     def log_loss(temperature):
         return np.log(np.exp(logits / temperature).sum(axis=1)).mean()
