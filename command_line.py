@@ -283,7 +283,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, target)
     except OSError as error:
-        if _is_about(error, partial):
+        if is_about_writing(error, partial):
             raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
         raise
     finally:
@@ -348,14 +348,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             path.rmdir()
         partial.rename(path)
     except OSError as error:
-        if _is_about(error, partial):
+        if is_about_writing(error, partial):
             raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_about(error: OSError, partial: Path) -> bool:
+def is_about_writing(error: OSError, partial: Path) -> bool:
     """Return whether writing to `partial`, or into it, gave the error: writing to a full disk names no file."""
     if not error.errno or isinstance(error, ConnectionError):  # a library's own error, or a reader has gone
         return False
@@ -463,9 +463,10 @@ def _interrupt_once_a_second():
     def interrupt(number, frame):
         nonlocal last_s
         if number == getattr(signal, "SIGHUP", None):
-            for end in (1, 2):
-                if stat.S_ISCHR(os.fstat(end).st_mode):  # the terminal, which is gone: writing to it is an error
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), end)
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, AttributeError):  # of another kind
+                    if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # the terminal is gone: writing is an error
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if time.monotonic() - last_s > 1:
             last_s = time.monotonic()
             raise KeyboardInterrupt
@@ -526,6 +527,37 @@ def quiet_start() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence what compiled libraries write to standard error; all that Python writes there still appears.
+
+    libpng, libjpeg, FFmpeg and Qt tell of damaged files and missing fonts in many lines, which name neither the file
+    nor a remedy; scripts tell these faults in one line.  Where the environment variable OPENCV_LOG_LEVEL is set, the
+    libraries write as they like.
+    """
+    shown, kept = sys.stderr, None
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        with contextlib.suppress(OSError):  # there is no standard error
+            kept = os.dup(2)
+    if kept is None:
+        yield
+        return
+    with contextlib.suppress(OSError, AttributeError):  # a stream of another kind, which is not silenced
+        shown.flush()
+        if shown.fileno() == 2:
+            sys.stderr = open(kept, "w", 1, shown.encoding, shown.errors, closefd=False)  # noqa: SIM115
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        if sys.stderr is not shown:
+            sys.stderr.flush()
+            sys.stderr = shown
         os.dup2(kept, 2)
         os.close(kept)
 

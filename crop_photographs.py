@@ -21,13 +21,14 @@ from command_line import (  # first: it names a missing package
     UserError,
     exit_status,
     number_in_range,
+    quiet_libraries,
     replacing_folder,
 )
 
 # isort: split
 import cv2
 
-from load_and_process import decode_image, find_source, list_images
+from load_and_process import decode_image, find_source, list_images, why_unreadable
 from models.classifier import crop_box
 from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector
 
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = find_detector(args.detector, args.cascade)
     sizes = args.detection_side, args.scale_factor, args.min_neighbors, args.smallest_face
     detect = open_detector(path, True, *sizes)
-    print(crop_dataset(args.photographs, args.faces, detect))
+    with quiet_libraries():
+        print(crop_dataset(args.photographs, args.faces, detect))
     return 0
 
 
@@ -110,7 +112,8 @@ def crop_dataset(photographs: str | Path, faces: str | Path, detect: FaceDetecto
             photograph = decode_image(path)
             found = None if photograph is None else detect(photograph)
             if found is None or not len(found.boxes):
-                not_found.append(f"{path}: {'it is no image' if photograph is None else 'no face found'}")
+                why = (why_unreadable(path) or "it is no image") if photograph is None else "no face found"
+                not_found.append(f"{path}: {why}")
                 continue
             several += len(found.boxes) > 1
             folder = (partial / path.relative_to(source)).parent

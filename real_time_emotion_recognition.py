@@ -23,7 +23,13 @@ from typing import NamedTuple
 if __name__ == "__main__":  # `python -I` does not look for modules beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from command_line import Parser, UserError, exit_status, number_in_range  # first: it names a missing package
+from command_line import (  # first: it names a missing package
+    Parser,
+    UserError,
+    exit_status,
+    number_in_range,
+    quiet_libraries,
+)
 
 # isort: split
 import cv2
@@ -41,7 +47,7 @@ from recognition.recording import (
     open_recorders,
 )
 from recognition.sources import Frame, Source, SourceLost, expand_sources, open_source, read_files
-from recognition.tracking import FaceTracker, Smoother, Track, detect_in_stills
+from recognition.tracking import FaceTracker, Smoother, Track, detect_in_stills, take_whole_images
 from recognition.window import View, Window, open_window
 
 # ----------------------------------------------------------------------------------------------------------
@@ -69,6 +75,7 @@ uncertain_below = 0.4          # probability under which a label reads "uncertai
 detector = "haar"              # haar, blazeface, or the path of YuNet's .onnx file
 smallest_face = 0.067          # side of the smallest face, share of the frame's shorter side: about 3 m from a webcam
 still_smallest_face = 0.03     # the same for images, where there is time to look for small faces
+cropped = False                # every image is a face already, cut out as in a data set: look for none
 # haar alone
 cascade = DEFAULT_CASCADE      # a path, or the name of a file in haarcascade_files/ or in OpenCV
 detection_side = 360           # pixels; the shorter side of larger frames is reduced to this to look for faces
@@ -123,6 +130,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--smallest-face", **number(float, 0, most=1), default=smallest_face, help=text)
     text = "the same for images (default: %(default)s)"
     add("--still-smallest-face", **number(float, 0, most=1), default=still_smallest_face, help=text)
+    add("--cropped", action=switch, default=cropped, help="every image is a face already, cut out as in a data set")
 
     add = parser.add_argument_group("the detector haar").add_argument
     add("--cascade", default=cascade, metavar="XML", help="Haar cascade (default: %(default)s)")
@@ -200,12 +208,14 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
     args, classify, annotate, window = session.args, session.classify, session.annotate, session.window
     ended_by = None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_libraries())
         frames = stack.enter_context(open_source(source, endless=window is not None and not session.several))
         files = name_files(frames, session)
         session.reserved.reserve(files)
         records = stack.enter_context(Records(open_recorders(files, frames, classify, annotate.labels)))
         detect = build_detector(session.detector_path, args, frames.still)
         track = detect_in_stills(detect) if frames.still else FaceTracker(detect)
+        track = take_whole_images if args.cropped else track
         steadiness = (0, 0) if frames.still else (args.smoothing, args.label_lead)
         smooth = Smoother(*steadiness, args.uncertain_below)
         annotate.forget()
