@@ -14,6 +14,7 @@ from __future__ import annotations  # an older Python reads this file, too, and 
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import math
@@ -170,7 +171,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """End the script with one line and status 2; argparse calls this method."""
-        self.exit(2, f"error: {printable(message)}; --help lists the flags\n")
+        self.exit(2, f"error: {printable(message)}{self._did_you_mean(message)}; --help lists the flags\n")
+
+    def _did_you_mean(self, message):
+        """Return a proposal for the first word of a message that is nearly a flag or a choice, else ""."""
+        choices = [str(choice) for action in self._actions for choice in action.choices or ()]
+        known = {name.lower(): name for name in [*choices, *self._option_string_actions]}
+        for word in re.findall(r"(?<!\S)--[\w-]+|(?<=')[^']+(?=' \(choose)", message):
+            if word not in known.values() and (close := difflib.get_close_matches(word.lower(), known, 1, 0.7)):
+                return f"; did you mean {known[close[0]]}?"
+        return ""
 
 
 def number_in_range(
