@@ -1,6 +1,5 @@
 """Tests of the live script as it is run: its files, its flags, and all that goes wrong; its window: see test_window."""
 
-import contextlib
 import csv
 import json
 import re
@@ -20,7 +19,7 @@ import real_time_emotion_recognition as live
 from command_line import UserError, exit_status
 from drawn_faces import DrawnFaceCapture, draw_dataset
 from load_and_process import EMOTIONS, preprocess_images
-from recognition import recording, sources
+from recognition import sources
 from recognition.tracking import Smoother
 
 SCRIPT = Path(live.__file__)
