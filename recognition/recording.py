@@ -1,16 +1,19 @@
 """Recording: CSV tables, annotated videos and images, explanations, timelines, and the summary of a source.
 
 A recorder is a context manager.  It gives a function that is called with every frame, its annotated picture and its
-faces.  The recorder's file gets its name only when the file is whole.
+faces.  Pictures get their names when they are whole.  Tables and videos grow: what was recorded stays, even if the
+program is killed.
 
 Importing this module imports neither TensorFlow nor Keras.
 """
 
 import contextlib
+import errno
 import importlib.util
 import itertools
 import os
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from csv import writer as csv_writer
@@ -20,17 +23,27 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import cv2
 import numpy as np
 
-from command_line import UserError, replacing
+from command_line import (
+    UserError,
+    WriteError,
+    is_about_writing,
+    is_device,
+    opening_to_write,
+    printable,
+    replacing,
+    uninterrupted,
+)
 from load_and_process import IMAGE_SUFFIXES
 from models.classifier import EmotionClassifier, crop_box
 from recognition.annotation import draw_explanation, emotion_colours, stack_explanations
-from recognition.sources import Clock, Frame, Source
+from recognition.sources import Clock, Frame, Source, Video
 from recognition.tracking import Face
+from recognition.video_writing import VIDEO_CODECS, VideoFile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VIDEO_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+FLUSH_EVERY = 1.0  # seconds, of a table
 FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 OUT_OF_SIGHT = 1.0  # seconds; a face's curves before and after a longer gap are not joined
 FACES_DRAWN = 5  # at most, in a timeline and in the summary: those seen longest
@@ -100,7 +113,7 @@ def name_in_folders(wanted: OutputFiles, frames: Source, reserved: ReservedPaths
         Paths in the folders, without the kinds of files that don't fit the source.
     """
     wanted = wanted._replace(timeline=None) if frames.still else wanted._replace(explain=None)
-    image = "" if frames.folder or not frames.still else frames.paths[0].suffix
+    image = "" if frames.folder or not frames.still else Path(name_to_write(frames.paths[0].name)).suffix
     endings = OutputFiles(image if frames.still else ".mp4", ".csv", ".timeline.png", f".explained{image}")
     for number in itertools.count(1):
         name = frames.name if number == 1 else f"{frames.name}-{number}"
@@ -109,6 +122,11 @@ def name_in_folders(wanted: OutputFiles, frames: Source, reserved: ReservedPaths
         )
         if not any(path in reserved for path in named if path):
             return named
+
+
+def name_to_write(name: str) -> str:
+    """Return the name under which an annotated image is written: .heic and the like become .png."""
+    return name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
 
 
 def names_a_file(path: Path) -> bool:
@@ -153,6 +171,10 @@ class Records:
         return self
 
     def __exit__(self, kind, error, traceback):
+        with uninterrupted():  # a second Ctrl-C does not stop the saving
+            self._close_all(kind, error, traceback)
+
+    def _close_all(self, kind, error, traceback):
         kept = False
         while self._open:
             recorder, _ = self._open.pop(0)
@@ -163,7 +185,7 @@ class Records:
                 if error is None or fault.__cause__ is not error:
                     self._tell(fault, last=error is None and not (self._open or kept))
             except BaseException as bug:
-                self.__exit__(type(bug), bug, bug.__traceback__)
+                self._close_all(type(bug), bug, bug.__traceback__)
                 raise
 
     def discard(self) -> None:
@@ -183,7 +205,7 @@ class Records:
         self.faults += 1
         if last:
             raise fault
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {printable(str(fault))}", file=sys.stderr)
 
 
 class _Discarded(Exception):
@@ -232,7 +254,8 @@ def output_recorder(path: Path, frames: Source) -> Recorder:
         return image_recorder(_checked_folder(path, frames, "output"), folder=True)
     if frames.still:
         return image_recorder(_checked_ending(path, IMAGE_SUFFIXES, "output", "an image"))
-    return video_recorder(_checked_ending(path, VIDEO_CODECS, "output", "a video"), frames.fps)
+    sound = frames.path if isinstance(frames, Video) else None
+    return video_recorder(_checked_ending(path, VIDEO_CODECS, "output", "a video"), frames.fps, sound)
 
 
 def _checked_ending(path, endings, flag, kind):
@@ -258,60 +281,88 @@ def _checked_folder(path, frames, flag):
 
 @contextlib.contextmanager
 def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
-    """Write a row per face of a frame."""
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        table = csv_writer(file)
-        table.writerow(["frame", "time_s", "face", "x", "y", "width", "height", "emotion", *emotions])
+    """Write a row per face of a frame; what was written stays, and is in the file after a second."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    with opening_to_write(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        existed = path.exists()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+    table = csv_writer(file)
+    frames, rows, flushed_s = 0, 0, time.monotonic()
 
-        def record(frame, picture, faces):
-            for face in faces:
-                emotion = emotions[face.best]
-                shares = (f"{probability:.4f}" for probability in face.probabilities)
-                table.writerow([frame.number, f"{frame.time_s:.3f}", face.identity, *face.box, emotion, *shares])
+    def record(frame, picture, faces):
+        nonlocal frames, rows, flushed_s
+        if not frames:
+            if not is_device(path):
+                file.truncate(0)  # an older table stays until there is something new
+            table.writerow(["frame", "time_s", "face", "x", "y", "width", "height", "emotion", *emotions])
+        frames, rows = frames + 1, rows + len(faces)
+        for face in faces:
+            emotion = emotions[face.best]
+            shares = (f"{probability:.4f}" for probability in face.probabilities)
+            table.writerow([frame.number, f"{frame.time_s:.3f}", face.identity, *face.box, emotion, *shares])
+        if time.monotonic() - flushed_s > FLUSH_EVERY:
+            file.flush()
+            flushed_s = time.monotonic()
 
+    try:
         yield record
+        file.close()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            file.close()
+        if not existed and not (rows and not isinstance(error, _Discarded)):
+            target.unlink(missing_ok=True)
+        if isinstance(error, OSError) and is_about_writing(error, path):
+            raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
+        raise
 
 
 @contextlib.contextmanager
-def video_recorder(path: Path, fps: float) -> Iterator[Record]:
+def video_recorder(path: Path, fps: float, sound: Path | None = None) -> Iterator[Record]:
     """Write the annotated frames as a video at a fixed rate: a frame of a video is repeated for the time that it lasts.
 
     How long a camera's frame lasts is not known; a late one is repeated for the time that it took.  Where no frame came
     for more than a second, one second of the video remains.  A picture of another size than the first one is scaled to
-    fit, on black.
+    fit, on black.  If the program ends early, the video has what was recorded.
+
+    Args:
+        path: The video; its ending is one of VIDEO_CODECS.
+        fps: Frames per second.
+        sound: The video file that the frames come from; its sound is kept where ffmpeg is installed.
     """
-    with replacing(path) as partial:
-        writer = cv2.VideoWriter()
-        size, started, written = None, 0.0, 0  # (width, height) and time of the first frame; frames written
+    video = VideoFile(path, fps)
+    size, first_s, started = None, 0.0, 0.0  # (width, height) and time of the first frame; the time that counts as such
 
-        def record(frame, picture, faces):
-            nonlocal size, started, written
-            if size is None:
-                size, started = picture.shape[1::-1], frame.time_s
-                codec = cv2.VideoWriter_fourcc(*VIDEO_CODECS[path.suffix.lower()])
-                if not writer.open(str(partial), codec, fps, size):
-                    raise UserError(f"{path} can't be written as a video of {size[0]}x{size[1]} pixels; try .avi", 1)
-            if picture.shape[1::-1] != size:
-                picture = _fit(picture, size)
-            lasts_s = 1 / fps if frame.lasts_s is None else frame.lasts_s
-            due = round((frame.time_s - started + lasts_s) * fps) - written
-            if due > fps and frame.lasts_s is None:  # the time that is left out moves all later frames
-                started += (due - round(fps)) / fps
-                due = round(fps)
-            for _ in range(due):
-                writer.write(picture)
-            written += max(0, due)
+    def record(frame, picture, faces):
+        nonlocal size, first_s, started
+        if size is None:
+            size, first_s, started = picture.shape[1::-1], frame.time_s, frame.time_s
+        if picture.shape[1::-1] != size:
+            picture = _fit(picture, size)
+        lasts_s = 1 / fps if frame.lasts_s is None else frame.lasts_s
+        due = round((frame.time_s - started + lasts_s) * fps) - video.frames
+        if due > fps and frame.lasts_s is None:  # the time that is left out moves all later frames
+            started += (due - round(fps)) / fps
+            due = round(fps)
+        for _ in range(due):
+            video.write(picture)
 
-        try:
-            yield record
-        finally:
-            writer.release()
-        if written:
-            reader = cv2.VideoCapture(str(partial))  # the writer itself does not tell of a full disk
-            readable = reader.read()[0]
-            reader.release()
-            if not readable:
-                raise UserError(f"{path} can't be written: is the disk full?", 1)
+    try:
+        yield record
+    except BaseException as error:
+        if isinstance(error, _Discarded) or not video.frames:
+            video.discard()
+        else:
+            with contextlib.suppress(UserError):  # the first error is the one to tell
+                video.finish(sound, first_s)
+        raise
+    if video.frames:
+        video.finish(sound, first_s)
+    else:
+        video.discard()
 
 
 def _fit(picture, size):
@@ -327,7 +378,7 @@ def _fit(picture, size):
 @contextlib.contextmanager
 def image_recorder(path: Path, folder: bool = False) -> Iterator[Record]:
     """Write each annotated image: to the path, or into a folder under the image's own name."""
-    yield lambda frame, picture, faces: write_image(path / frame.name if folder else path, picture)
+    yield lambda frame, picture, faces: write_image(path / name_to_write(frame.name) if folder else path, picture)
 
 
 @contextlib.contextmanager
@@ -343,9 +394,9 @@ def explanation_recorder(
                 draw_explanation(crop_box(frame.image, face.box, face.roll), heat, face.probabilities, labels, colours)
                 for face, heat in zip(faces, heat_maps(classify, frame.image, faces), strict=True)
             ]
-            write_image(path / frame.name if folder else path, stack_explanations(rows))
+            write_image(path / name_to_write(frame.name) if folder else path, stack_explanations(rows))
         else:
-            print(f"notice: no face in {frame.name}, so nothing to explain", file=sys.stderr)
+            print(f"notice: no face in {printable(frame.name)}, so nothing to explain", file=sys.stderr)
 
     yield record
 
