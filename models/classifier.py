@@ -23,6 +23,9 @@ from models.checkpoint import (
 )
 
 GRID = 5  # a heat map is made from GRID x GRID parts of a face; at most 5
+BATCH_SIZE = 64  # faces that go through the networks together; more would take more memory, and no less time
+
+Crops = dict[tuple[int, int], np.ndarray]  # k faces at each of the input sizes: uint8 (k, height, width, 1)
 
 # ----------------------------------------------------------------------------------------------------------
 # Faces
@@ -123,13 +126,31 @@ class EmotionClassifier:
         Returns:
             float32 (k, emotions), each row summing to 1.
         """
-        if not len(boxes):
-            return np.empty((0, len(self.emotions)), np.float32)
-        faces = self._crop_and_scale(image, boxes, rolls)
-        if not self.flip:
-            return self._mean_probabilities(faces)
-        with_mirrored = {size: np.concatenate([crops, crops[:, :, ::-1]]) for size, crops in faces.items()}
-        return self._mean_probabilities(with_mirrored).reshape(2, len(boxes), -1).mean(axis=0)
+        return self.classify_crops(self.crop(image, boxes, rolls))
+
+    def crop(self, image: np.ndarray, boxes: np.ndarray, rolls: Sequence[float] | None = None) -> Crops:
+        """Cut the faces out of a frame, for `classify_crops` and `explain_crops`; the arguments are those of a call."""
+        return {size: crop_faces(image, boxes, size, rolls) for size in self.sizes}
+
+    def classify_crops(self, crops: Crops) -> np.ndarray:
+        """Compute the probabilities of faces from one frame or from many, BATCH_SIZE at a time.
+
+        Args:
+            crops: Of k faces.
+
+        Returns:
+            float32 (k, emotions), each row summing to 1.
+        """
+        count = len(crops[self.sizes[0]])
+        probabilities = np.empty((count, len(self.emotions)), np.float32)
+        for start in range(0, count, BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            faces = {size: preprocess_images(each[batch]) for size, each in crops.items()}
+            probabilities[batch] = self._mean_probabilities(faces)
+            if self.flip:
+                mirrored = {size: each[:, :, ::-1] for size, each in faces.items()}
+                probabilities[batch] = (probabilities[batch] + self._mean_probabilities(mirrored)) / 2
+        return probabilities
 
     def predict(self, faces: np.ndarray) -> np.ndarray:
         """Compute the probabilities of faces that are already cropped; `flip` has no effect here.
@@ -167,18 +188,23 @@ class EmotionClassifier:
         Raises:
             ValueError: There is not one label per box.
         """
-        faces = self._crop_and_scale(image, boxes, rolls)
-        maps = np.empty((len(boxes), *self.sizes[0]), np.float32)
-        for index, label in zip(range(len(boxes)), labels, strict=True):  # one face at a time, to bound the memory
-            hidden = {size: _hide_parts(crops[index]) for size, crops in faces.items()}
+        return self.explain_crops(self.crop(image, boxes, rolls), labels)
+
+    def explain_crops(self, crops: Crops, labels: Sequence[int]) -> np.ndarray:
+        """Make the heat maps of faces from one frame or from many, see `heat_maps`.
+
+        Args:
+            crops: Of k faces.
+            labels: int (k,): The emotion asked about in each face, as an index of `emotions`.
+        """
+        count = len(crops[self.sizes[0]])
+        maps = np.empty((count, *self.sizes[0]), np.float32)
+        for index, label in zip(range(count), labels, strict=True):  # one face at a time, to bound the memory
+            hidden = {size: _hide_parts(preprocess_images(each[index])) for size, each in crops.items()}
             log_probabilities = np.log(np.maximum(self._mean_probabilities(hidden)[:, label], 1e-12))
             heat = _enlarge(np.tensordot(log_probabilities, PATTERNS, 1), self.sizes[0])
             maps[index] = heat / (np.abs(heat).max() or 1)
         return np.maximum(maps, 0)
-
-    def _crop_and_scale(self, image, boxes, rolls):
-        """Return what the networks see of the boxes, for each input size: float32 (k, height, width, 1) in [-1, 1]."""
-        return {size: preprocess_images(crop_faces(image, boxes, size, rolls)) for size in self.sizes}
 
     def _mean_probabilities(self, faces):
         """Return the mean over the networks, float32 (k, emotions); `faces` has one array per input size, k > 0."""
