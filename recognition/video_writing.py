@@ -184,7 +184,7 @@ def _finish(unfinished, path, sound=None, whole=True):
             shutil.move(unfinished, partial)
         elif has_ffmpeg() and _remux(unfinished, partial):
             pass
-        elif same_form:
+        elif same_form and path.suffix.lower() == ".mp4":  # in fragments, which is a form of .mp4
             shutil.move(unfinished, partial)
         else:
             _copy_packets(unfinished, partial)
@@ -225,7 +225,7 @@ def _copy_packets(unfinished, partial):
     reader = cv2.VideoCapture(str(unfinished), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     size = int(reader.get(cv2.CAP_PROP_FRAME_WIDTH)), int(reader.get(cv2.CAP_PROP_FRAME_HEIGHT))
     codec = int(reader.get(cv2.CAP_PROP_FOURCC))
-    codec = {"FMP4": "mp4v", "h264": "avc1"}.get(codec.to_bytes(4, "little").decode("latin-1"), "mp4v")
+    codec = {"MJPG": "MJPG", "h264": "avc1"}.get(codec.to_bytes(4, "little").decode("latin-1"), "mp4v")
     fps, code = reader.get(cv2.CAP_PROP_FPS), cv2.VideoWriter_fourcc(*codec)
     writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, fps, size, [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1])
     has_header, header = reader.retrieve(None, int(reader.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX)))
