@@ -129,6 +129,10 @@ class Parser(argparse.ArgumentParser):
     so for text alone.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"^-[\d.]")  # argparse takes -1 for a value, and -1,1 for a flag
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """Read the command line, and check the settings that no flag has replaced.
 

@@ -34,6 +34,7 @@ from command_line import (  # first: it names a missing package
 # isort: split
 import cv2
 
+from models.checkpoint import parse_emotions, parse_input_range
 from models.classifier import EmotionClassifier
 from recognition.annotation import LANGUAGES, Annotator
 from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector
@@ -56,6 +57,8 @@ from recognition.window import View, Window, open_window
 
 source = []                    # camera numbers, videos, images, folders, stream URLs or "drawn"; none: camera 0
 model = [Path(__file__).resolve().parent / "models" / "simple_CNN.hdf5"]  # one checkpoint, or several to average
+emotions = None                # of a model whose file names none, in the order of its outputs: "angry,disgust,..."
+input_range = None             # of a model whose file does not say it: what it takes for black and white, "0,1"
 # the files that are written; with several sources, folders
 output = None                  # annotated .mp4, .avi or .mkv (image: .png or .jpg; folder of images: a folder)
 csv = None                     # a row per face per frame
@@ -97,6 +100,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     kinds = "camera number, video, image, folder, stream URL or drawn; several, one after the other (default: camera 0)"
     add("--source", nargs="+", default=source, metavar="SOURCE", help=kinds)
     add("--model", type=Path, nargs="+", default=model, metavar="MODEL.hdf5", help="checkpoint; several are averaged")
+    text = "names in the order of the outputs, for a model whose file names none"
+    add("--emotions", default=emotions, metavar="A,B,C", help=text)
+    text = "what the network takes for black and white, for a model whose file does not say it: 0,1 or 0,255"
+    add("--input-range", default=input_range, metavar="LOW,HIGH", help=text)
 
     add = parser.add_argument_group("files to write (of several sources: folders)").add_argument
     add("--output", type=Path, default=output, metavar="FILE", help="the annotated video, image or folder of images")
@@ -157,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenCV and FFmpeg print a line for every failed attempt; the user needs only ours
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    classify = EmotionClassifier(args.model, args.flip)
+    given = parse_emotions(args.emotions), parse_input_range(args.input_range)
+    classify = EmotionClassifier(args.model, args.flip, *given)
     detector_path = find_detector(args.detector, args.cascade)
     sources = expand_sources(args.source)
     files = OutputFiles(args.output, args.csv, args.timeline, args.explain)

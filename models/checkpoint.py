@@ -181,7 +181,8 @@ def complete_headers(
     for name, given in (("emotions", emotions), ("input_range", input_range)):
         said = [getattr(header, name) for header in headers]
         if given and None not in said and tuple(given) not in said:
-            flag, text = f"--{name.replace('_', '-')}", ", ".join(map(str, said[0]))
+            flag = f"--{name.replace('_', '-')}"
+            text = ",".join(f"{each:g}" if name == "input_range" else each for each in said[0])
             raise UserError(
                 f"{flag} is for models whose file does not say it; {paths[0]} says {text}: leave {flag} out, or "
                 f"change the file with python -m models.checkpoint {paths[0]} {flag} ..."
@@ -304,14 +305,15 @@ def _adapt(model, header):
     from keras import Input, Model, layers
 
     (low, high), channels, logits = header.input_range or RANGE, header.input_shape[2], _gives_logits(model)
-    if (low, high) == RANGE and channels == 1 and not logits:
+    augments = any(type(layer).__name__.startswith("Random") for layer in model._flatten_layers())
+    if (low, high) == RANGE and channels == 1 and not logits and not augments:
         return model
     faces = x = Input((*header.input_shape[:2], 1), name="faces")
     if (low, high) != RANGE:
         x = layers.Rescaling((high - low) / 2, (high + low) / 2)(x)
     if channels == 3:
         x = layers.Concatenate()([x, x, x])
-    x = model(x)
+    x = model(x, training=False)  # layers that augment do so unless they are told not to
     return Model(faces, layers.Softmax()(x) if logits else x, name=model.name)
 
 

@@ -132,6 +132,16 @@ def test_folder_of_images_goes_on_after_a_broken_one(photograph, tmp_path, capfd
     assert [row["frame"] for row in rows(tmp_path / "a.csv")] == ["0"]
 
 
+def test_pictures_of_kinds_that_are_only_read_are_written_as_png(photograph, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.jpg"), cv2.imread(str(photograph)))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.jpg").rename(tmp_path / "in" / "a.JFIF")
+    flags = ["--headless", "--output", tmp_path / "out", "--explain", tmp_path / "why"]
+    assert run("--source", tmp_path / "in", *flags) == 0
+    for folder in ("out", "why"):
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["a.JFIF.png"]
+
+
 def test_several_sources_are_worked_through_and_a_broken_one_is_told(photograph, clip, tmp_path, capfd):
     (tmp_path / "in").mkdir()
     shutil.copy(clip, tmp_path / "in" / "clip.avi")
@@ -340,7 +350,7 @@ def test_every_setting_is_a_flag_of_the_same_name():
     block = text[text.index("# fmt: off") : text.index("# fmt: on")]
     settings = re.findall(r"^(\w+) = ", block, re.MULTILINE)
     args = live.parse_args([])
-    assert len(settings) == 24 and set(vars(args)) == set(settings)
+    assert len(settings) == 26 and set(vars(args)) == set(settings)
     assert all(getattr(args, name) == getattr(live, name) for name in settings)
 
 
