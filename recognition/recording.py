@@ -282,10 +282,10 @@ def _checked_folder(path, frames, flag):
 @contextlib.contextmanager
 def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
     """Write a row per face of a frame; what was written stays, and is in the file after a second."""
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     with opening_to_write(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
         existed = path.exists()
         target.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
@@ -447,11 +447,9 @@ def draw_timeline(
         emotions: Of the probabilities; an emotion's colour is that of its bar in the pictures.
         labels: What the emotions are called in the figure; None for their own names.
     """
-    from matplotlib.figure import Figure  # takes time to import; not pyplot, which would look for a display
-
     longest = sorted(sorted(past, key=lambda identity: -len(past[identity]))[:FACES_DRAWN])
     colours = [tuple(value / 255 for value in colour[::-1]) for colour in emotion_colours(emotions)]
-    figure = Figure(figsize=(12, 1.6 + 1.6 * max(1, len(longest))), layout="constrained")
+    figure = new_figure(figsize=(12, 1.6 + 1.6 * max(1, len(longest))), layout="constrained")
     rows = figure.subplots(max(1, len(longest)), 1, sharex=True, squeeze=False).ravel()
     rows[-1].set_xlabel("seconds")
     bands = []

@@ -57,12 +57,12 @@ class VideoFile:
             raise WriteError(f"the name of a video must be UTF-8; found {path}: choose another") from None
         ending = path.suffix.lower()
         self._ffmpeg = ending in PLAYABLE_WHILE_IT_GROWS and has_ffmpeg()
-        place = Path(os.path.realpath(path)) if path.is_symlink() else path
-        self.unfinished = mark_as_unfinished(place, ".mkv" if ending == ".mp4" and not self._ffmpeg else ending)
         self._process = self._errors = self._writer = None
         with opening_to_write(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            place = Path(os.path.realpath(path)) if path.is_symlink() else path.absolute()
+            self.unfinished = mark_as_unfinished(place, ".mkv" if ending == ".mp4" and not self._ffmpeg else ending)
             place.parent.mkdir(parents=True, exist_ok=True)
             _finish_left_behind(os.path.realpath(place.parent), path)
             self.unfinished.touch()
@@ -188,7 +188,7 @@ def _finish(unfinished, path, sound=None, whole=True):
             shutil.move(unfinished, partial)
         else:
             _copy_packets(unfinished, partial)
-        video = cv2.VideoCapture(str(partial))
+        video = cv2.VideoCapture(str(partial.absolute()))
         pictures = max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), int(video.read()[0]))
         video.release()
         if not pictures:
@@ -227,7 +227,9 @@ def _copy_packets(unfinished, partial):
     codec = int(reader.get(cv2.CAP_PROP_FOURCC))
     codec = {"MJPG": "MJPG", "h264": "avc1"}.get(codec.to_bytes(4, "little").decode("latin-1"), "mp4v")
     fps, code = reader.get(cv2.CAP_PROP_FPS), cv2.VideoWriter_fourcc(*codec)
-    writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, code, fps, size, [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1])
+    writer = cv2.VideoWriter(
+        str(partial.absolute()), cv2.CAP_FFMPEG, code, fps, size, [cv2.VIDEOWRITER_PROP_RAW_VIDEO, 1]
+    )
     has_header, header = reader.retrieve(None, int(reader.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX)))
     header = header.ravel() if has_header and codec == "mp4v" else np.empty(0, np.uint8)
     while (read := reader.read())[0]:
