@@ -3,6 +3,7 @@
     python evaluate_emotion_classifier.py models/mini_XCEPTION.hdf5                       # on PublicTest
     python evaluate_emotion_classifier.py models/mini_XCEPTION.hdf5 --split PrivateTest   # once, at the very end
     python evaluate_emotion_classifier.py models/*_CNN.hdf5 models/*_XCEPTION.hdf5 --flip --json output/figures.json
+    python evaluate_emotion_classifier.py models/mini_XCEPTION.hdf5 --labels people --disturbances
 
 Several checkpoints are measured one by one and together: their ensemble is the mean of their probabilities.
 
@@ -33,6 +34,7 @@ from command_line import (  # first: it names a missing package
     Parser,
     UserError,
     exit_status,
+    new_figure,
     number_in_range,
     quiet_start,
     replacing,
@@ -48,11 +50,22 @@ from load_and_process import (
     canonical_name,
     dataset,
     find_duplicates,
+    find_source,
     join_votes,
     load_fer2013_data,
+    people_shares,
     preprocess_images,
 )
-from models.checkpoint import Header, load_checkpoint, read_header
+from models.checkpoint import (
+    RANGE,
+    Header,
+    check_probabilities,
+    complete_headers,
+    load_checkpoint,
+    parse_emotions,
+    parse_input_range,
+    read_header,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,9 +76,15 @@ if TYPE_CHECKING:
 
 # what is measured.  `dataset` (path) is set in load_and_process.py; the size of the faces comes from the checkpoints
 split = "PublicTest"           # PublicTest, PrivateTest
+emotions = None                # of a model whose file names none, in the order of its outputs: "angry,disgust,..."
+input_range = None             # of a model whose file does not say it: what it takes for black and white, "0,1"
 flip = False                   # also measure with each face's mirror image averaged in
 heat_maps = 0                  # number of faces on which to measure the heat maps; 0: none
-votes = None                   # path of FER+'s fer2013new.csv: a face's true emotion is the one with the most votes
+disturbances = False           # also measure with noise, blur, low resolution, JPEG, gamma and uneven light
+labels = "dataset"             # dataset: a face's true emotion is the data set's; people: what most people saw in it,
+                               # one of the seven emotions, by FER+'s votes
+votes = None                   # path of FER+'s fer2013new.csv; for "people", None: the one beside the data set; else a
+                               # path makes the most voted of eight emotions a face's true one
 batch_size = 256               # faces per step
 
 # what is written
@@ -76,6 +95,8 @@ mistakes_shown = 24            # faces, at most
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
+LABELS = ("dataset", "people")
+RIGHT_FACES = 500  # at most, of those that a network names right, are followed through the disturbances
 PICTURES = ("confusion", "reliability", "mistakes")
 BLUE, SKY, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"  # Okabe and Ito's, safe for colour-blind readers
 
@@ -95,6 +116,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=split,
         help="PublicTest or validation, PrivateTest or test (default: %(default)s)",
     )
+    text = "names in the order of the outputs, for a model whose file names none"
+    add("--emotions", default=emotions, metavar="A,B,C", help=text)
+    text = "what the network takes for black and white, for a model whose file does not say it: 0,1 or 0,255"
+    add("--input-range", default=input_range, metavar="LOW,HIGH", help=text)
     add(
         "--flip",
         action=argparse.BooleanOptionalAction,
@@ -109,11 +134,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="also measure the heat maps, on N faces",
     )
     add(
+        "--disturbances",
+        action=argparse.BooleanOptionalAction,
+        default=disturbances,
+        help="also measure with noise, blur, low resolution, JPEG, gamma and uneven light",
+    )
+    add(
+        "--labels",
+        choices=LABELS,
+        default=labels,
+        help="true emotions: the data set's, or what most people saw (default: %(default)s)",
+    )
+    add(
         "--votes",
         type=Path,
         default=votes,
         metavar="FILE",
-        help="FER+'s fer2013new.csv: a face's true emotion is the one with the most votes",
+        help="FER+'s fer2013new.csv, for --labels people; without: a face's true emotion is the most voted of eight",
     )
     add(
         "--batch-size",
@@ -152,11 +189,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the checkpoints that the command line names."""
     args = parse_args(argv)
-    headers = read_headers(args.models)
+    given = parse_emotions(args.emotions), parse_input_range(args.input_range)
+    headers = complete_headers(args.models, read_headers(args.models), *given)
     check_json_path(args.json, [*args.models, args.dataset])
     sizes = [header.input_shape[:2] for header in headers]
     # The largest size comes first: the cache beside the data keeps the last size, and training reads the smallest.
-    splits = {size: load_split(args.dataset, args.split, size, args.votes) for size in sorted(set(sizes), reverse=True)}
+    splits = {
+        size: load_split(args.dataset, args.split, size, args.votes, args.labels)
+        for size in sorted(set(sizes), reverse=True)
+    }
     emotions = shared_emotions(args.models, headers, splits[sizes[0]])
     print(describe_split(splits[max(sizes)]), flush=True)
 
@@ -170,10 +211,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         json_file = files.enter_context(replacing(args.json)) if args.json else None
 
         predictions = [
-            predict_split(path, header.network, emotions, splits[size], args.flip, args.batch_size)
+            predict_split(path, header, emotions, splits[size], args.flip, args.batch_size)
             for path, header, size in zip(args.models, headers, sizes, strict=True)
         ]
-        heat_map_figures = [measure_heat_maps(each, args.heat_maps) for each in predictions if args.heat_maps]
+        if args.disturbances:
+            predictions = [
+                predict_disturbed(each, header, args.batch_size)
+                for each, header in zip(predictions, headers, strict=True)
+            ]
+        heat_map_figures = [
+            measure_heat_maps(each, header, args.heat_maps)
+            for each, header in zip(predictions, headers, strict=True)
+            if args.heat_maps
+        ]
+        hints = [hint for hint in map(hint_of_order, predictions, headers) if hint]
         if len(predictions) > 1:
             predictions.append(average_predictions(predictions))
         results = [measure(each, args.calibration_bins) for each in predictions]
@@ -182,13 +233,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         for name, each, result in zip(names, predictions, results, strict=True):
             print(f"\n{format_table(result)}")
+            if "disturbances" in result:
+                print(f"\n{format_disturbances(result)}")
             draw_confusion_matrix(each, result).savefig(pictures[name, "confusion"], dpi=120)
             draw_reliability(each, result, args.calibration_bins).savefig(pictures[name, "reliability"], dpi=120)
             draw_mistakes(each, result, args.mistakes_shown).savefig(pictures[name, "mistakes"], dpi=120)
         if json_file:
             json_file.write_text(format_json(results), encoding="utf-8")
 
-    print("", *(summary(result) for result in results), sep="\n")
+    print("", *(summary(result) for result in results), *hints, sep="\n")
     print(f"\npictures: {args.output_dir}" + (f"\nfigures: {args.json}" if args.json else ""))
     return 0
 
@@ -205,6 +258,7 @@ class EvaluationSplit(NamedTuple):
     emotions: np.ndarray  # int (n,), numbers that index `labels`
     labels: tuple[str, ...]
     in_training: np.ndarray | None  # bool (n,), whether Training has the same bytes; None where there is no Training
+    shares: np.ndarray | None = None  # float (n, labels): of people who saw each emotion; None: not asked for
 
 
 def read_headers(paths: Sequence[Path]) -> list[Header]:
@@ -244,7 +298,7 @@ def check_json_path(path: Path | None, inputs: Sequence[str | Path]) -> None:
 
 
 def load_split(
-    dataset: str | Path, split: str, size: tuple[int, int], votes: str | Path | None = None
+    dataset: str | Path, split: str, size: tuple[int, int], votes: str | Path | None = None, labels: str = "dataset"
 ) -> EvaluationSplit:
     """Load a split at a network's input size.
 
@@ -252,7 +306,10 @@ def load_split(
         dataset: A data set, as `load_fer2013_data` takes it.
         split: The name of a split that the data set has.
         size: Height and width of the faces in pixels.
-        votes: FER+'s fer2013new.csv: a face's true emotion is the one with the most votes.  None for FER2013's labels.
+        votes: FER+'s fer2013new.csv.  With labels "dataset", a face's true emotion is the one with the most votes; None
+            for the data set's own.  With labels "people", None for the file beside the data set.
+        labels: "people": a face's true emotion is the one of EMOTIONS that most people saw.  A face is left out where
+            none has more votes than each of the others, than "unknown", and than "no face".
 
     Returns:
         The faces, their emotions, and which faces are also in Training.
@@ -260,14 +317,23 @@ def load_split(
     Raises:
         UserError: The data set or the votes can't be read, or the data set does not have the split.
     """
-    data = load_fer2013_data(dataset, size)
-    if votes:
+    data, shares = load_fer2013_data(dataset, size), None
+    if labels == "people":
+        beside = Path() if str(dataset) == "drawn" else find_source(dataset).parent
+        data, votes_by_split = join_votes(data, votes or beside / "fer2013new.csv")
+    elif votes:
         data, _ = join_votes(data, votes, relabel=True)
     if split not in data:
         has = " or ".join(f"{name} ({SPLIT_FOLDERS[name][0]})" for name in data)
         raise UserError(f"--split must be one that {dataset} has, {has}; found {split}: choose another")
-    in_training = find_duplicates(data[split].faces, data["Training"].faces) if "Training" in data else None
-    return EvaluationSplit(split, *data[split], data.emotions, in_training)
+    faces, true_emotions = data[split]
+    emotions = data.emotions
+    if labels == "people":
+        shares, clear = people_shares(votes_by_split[split], EMOTIONS)
+        faces, shares = faces[clear], shares[clear]
+        true_emotions, emotions = shares.argmax(axis=1), EMOTIONS
+    in_training = find_duplicates(faces, data["Training"].faces) if "Training" in data else None
+    return EvaluationSplit(split, faces, true_emotions, emotions, in_training, shares)
 
 
 def shared_emotions(paths: Sequence[Path], headers: Sequence[Header], split: EvaluationSplit) -> tuple[str, ...]:
@@ -330,6 +396,7 @@ class Predictions(NamedTuple):
     split: EvaluationSplit
     probabilities: np.ndarray  # float (n, emotions), each row summing to 1
     with_flip: np.ndarray | None  # the same, with each face's mirror image averaged in; None where not measured
+    disturbed: dict[str, np.ndarray] | None = None  # the same of the faces in each disturbance, by its name
 
     @property
     def y_true(self) -> np.ndarray:
@@ -349,13 +416,13 @@ class Predictions(NamedTuple):
 
 
 def predict_split(
-    path: Path, network: str, emotions: tuple[str, ...], split: EvaluationSplit, flip: bool, batch_size: int
+    path: Path, header: Header, emotions: tuple[str, ...], split: EvaluationSplit, flip: bool, batch_size: int
 ) -> Predictions:
     """Predict the emotion of every face of a split with one checkpoint.
 
     Args:
         path: The checkpoint.
-        network: The network's name.
+        header: What the checkpoint and the user say of the network.
         emotions: The labels of the checkpoint, in the order wanted.
         split: The faces, at the network's input size.
         flip: Whether to predict with the mirror images averaged in, too.
@@ -367,25 +434,47 @@ def predict_split(
     Raises:
         UserError: The checkpoint can't be loaded, or its outputs are not probabilities.
     """
+    predict_proba, parameters = _load_predictor(path, header, emotions, batch_size)
+    probabilities = predict_proba(split.faces)
+    with_flip = (probabilities + predict_proba(split.faces[:, :, ::-1])) / 2 if flip else None
+    return Predictions(str(path), header.network, parameters, emotions, split, probabilities, with_flip)
+
+
+def predict_disturbed(predictions: Predictions, header: Header, batch_size: int) -> Predictions:
+    """Predict the same faces with noise, blur and so on: each disturbance of `training.disturbances.MEASURED`.
+
+    Args:
+        predictions: Of one network.
+        header: What the checkpoint and the user say of the network.
+        batch_size: Faces per step.
+
+    Returns:
+        The predictions, with `disturbed`.
+    """
+    from training.disturbances import MEASURED, disturb_all  # here: it imports Keras
+
+    predict_proba, _ = _load_predictor(Path(predictions.path), header, predictions.emotions, batch_size)
+    faces = predictions.split.faces
+    return predictions._replace(disturbed={name: predict_proba(disturb_all(faces, name)) for name in MEASURED})
+
+
+def _load_predictor(path, header, emotions, batch_size):
+    """Return (a function from faces to probabilities in the order of `emotions`, the number of parameters)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
     with quiet_start():
-        model, labels = load_checkpoint(path)
+        model, labels = load_checkpoint(path, header)
     columns = [labels.index(emotion) for emotion in emotions]
 
-    def predict_proba(step):  # step -1 mirrors the faces
+    def predict_proba(faces):
         batches = [
-            model.predict_on_batch(preprocess_images(split.faces[start : start + batch_size, :, ::step]))
-            for start in range(0, len(split.faces), batch_size)
+            model.predict_on_batch(preprocess_images(faces[start : start + batch_size]))
+            for start in range(0, len(faces), batch_size)
         ]
         probabilities = np.concatenate(batches)[:, columns]
-        sums_to_one = np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
-        if not (sums_to_one and probabilities.min() >= 0):  # not (...): NaN compares false
-            raise UserError(f"{path} must give probabilities, which sum to 1; found other numbers: train it again")
+        check_probabilities(probabilities, path)
         return probabilities.astype(np.float64)
 
-    probabilities = predict_proba(1)
-    with_flip = (probabilities + predict_proba(-1)) / 2 if flip else None
-    return Predictions(str(path), network, model.count_params(), emotions, split, probabilities, with_flip)
+    return predict_proba, model.count_params()
 
 
 def average_predictions(predictions: Sequence[Predictions]) -> Predictions:
@@ -397,7 +486,7 @@ def average_predictions(predictions: Sequence[Predictions]) -> Predictions:
     Returns:
         The predictions of the ensemble.
     """
-    flipped = [each.with_flip for each in predictions]
+    flipped, disturbed = [each.with_flip for each in predictions], [each.disturbed for each in predictions]
     return Predictions(
         path=[each.path for each in predictions],
         network="ensemble",
@@ -406,6 +495,7 @@ def average_predictions(predictions: Sequence[Predictions]) -> Predictions:
         split=max((each.split for each in predictions), key=lambda split: split.faces[0].size),
         probabilities=np.mean([each.probabilities for each in predictions], axis=0),
         with_flip=None if flipped[0] is None else np.mean(flipped, axis=0),
+        disturbed=disturbed[0] and {name: np.mean([each[name] for each in disturbed], axis=0) for name in disturbed[0]},
     )
 
 
@@ -463,7 +553,37 @@ def measure(predictions: Predictions, calibration_bins: int) -> dict:
         result["expected_calibration_error_with_flip"] = expected_calibration_error(
             confidence, correct, calibration_bins
         )
+    if (shares := predictions.split.shares) is not None:
+        column_of = {emotion: column for column, emotion in enumerate(predictions.split.labels)}
+        columns = np.array([column_of.get(emotion, -1) for emotion in emotions])[predictions.y_pred]
+        seen = np.where(columns >= 0, shares[np.arange(len(shares)), columns], 0)  # by what share of people
+        result["labels"] = "people"
+        result["people_calibration_error"] = expected_calibration_error(predictions.confidence, seen, calibration_bins)
+    if predictions.disturbed:
+        result["disturbances"] = measure_disturbances(predictions)
     return result
+
+
+def measure_disturbances(predictions: Predictions) -> dict[str, dict]:
+    """Count what disturbances cost.
+
+    Args:
+        predictions: With `disturbed`.
+
+    Returns:
+        Of each disturbance, by its name: `accuracy`, the share of all faces that are named correctly; `kept`, the same
+        of up to RIGHT_FACES faces that are named correctly without the disturbance (the same random choice every
+        time); `kept_of`, their number.  `kept` is None where there are none.
+    """
+    y_true = predictions.y_true
+    right = np.flatnonzero(predictions.y_pred == y_true)
+    right = right[np.random.default_rng(0).permutation(len(right))[:RIGHT_FACES]]
+    figures = {}
+    for name, probabilities in predictions.disturbed.items():
+        correct = probabilities.argmax(axis=1) == y_true
+        kept = float(correct[right].mean()) if len(right) else None
+        figures[name] = {"accuracy": float(correct.mean()), "kept": kept, "kept_of": len(right)}
+    return figures
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -524,7 +644,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 # Figures of heat maps
 
 
-def measure_heat_maps(predictions: Predictions, count: int) -> dict:
+def measure_heat_maps(predictions: Predictions, header: Header, count: int) -> dict:
     """Measure the live script's heat maps: hide the hottest fifth of each face, and see how much probability is lost.
 
     The heat map is useful if hiding the hottest fifth costs more than hiding another fifth of the face.  A part is
@@ -532,6 +652,7 @@ def measure_heat_maps(predictions: Predictions, count: int) -> dict:
 
     Args:
         predictions: Of one network.
+        header: What the checkpoint and the user say of the network.
         count: Number of faces; the same random choice every time.
 
     Returns:
@@ -541,7 +662,9 @@ def measure_heat_maps(predictions: Predictions, count: int) -> dict:
     """
     from models.classifier import EmotionClassifier
 
-    classify = EmotionClassifier([predictions.path])
+    said = read_header(predictions.path)
+    given = None if said.emotions else header.emotions or EMOTIONS, header.input_range or RANGE
+    classify = EmotionClassifier([predictions.path], False, *given)
     faces = predictions.split.faces
     indices = np.sort(np.random.default_rng(0).permutation(len(faces))[:count])
     full_probabilities, losses = [], {"hottest": [], "elsewhere": [], "middle": []}
@@ -594,7 +717,8 @@ def describe_split(split: EvaluationSplit) -> str:
     duplicates = "no Training to look for duplicates in"
     if split.in_training is not None:
         duplicates = f"{split.in_training.sum():,} of them, byte for byte, in Training too"
-    return f"{split.name}: {len(split.faces):,} faces, {duplicates}"
+    labelled = ", labelled as most people saw them" if split.shares is not None else ""
+    return f"{split.name}: {len(split.faces):,} faces{labelled}, {duplicates}"
 
 
 def format_table(result: dict) -> str:
@@ -614,6 +738,23 @@ def format_table(result: dict) -> str:
     return "\n".join([*lines, f"{'macro mean':<12}{'':>20}{result['macro_f1']:>10.1%}{result['images']:>8,}"])
 
 
+def format_disturbances(result: dict) -> str:
+    """Return a table of what disturbances cost.
+
+    Args:
+        result: As `measure` returns it, with `disturbances`.
+    """
+    figures = result["disturbances"]
+    (kept_of,) = {figure["kept_of"] for figure in figures.values()}
+    right = f"of {kept_of} right ones"
+    lines = [f"{'named correctly':<18}{'of all faces':>14}{right:>22}"]
+    lines += [f"{'undisturbed':<18}{result['accuracy']:>14.1%}{'100.0%':>22}"]
+    for name, figure in figures.items():
+        kept = "none" if figure["kept"] is None else f"{figure['kept']:.1%}"
+        lines += [f"{name:<18}{figure['accuracy']:>14.1%}{kept:>22}"]
+    return "\n".join(lines)
+
+
 def summary(result: dict) -> str:
     """Return a network's figures as one line.
 
@@ -626,6 +767,8 @@ def summary(result: dict) -> str:
     parts += [f"{on_new_faces:.2%} without Training's duplicates"] if on_new_faces is not None else []
     parts += [f"macro-F1 {result['macro_f1']:.1%}", f"calibration error {result['expected_calibration_error']:.1%}"]
     parts += [f"log loss {result['log_loss']:.3f}"]
+    if "people_calibration_error" in result:
+        parts += [f"calibration error against people's shares {result['people_calibration_error']:.1%}"]
     if "accuracy_with_flip" in result:
         flipped = (result[f"{name}_with_flip"] for name in ("accuracy", "macro_f1", "expected_calibration_error"))
         parts += ["with flip {:.2%}, macro-F1 {:.1%}, calibration error {:.1%}".format(*flipped)]
@@ -656,6 +799,31 @@ def format_json(results: Sequence[dict]) -> str:
 def _title(result):
     """Return what tables and pictures call a network."""
     return result["path"] if isinstance(result["path"], str) else f"ensemble of {len(result['path'])}"
+
+
+def hint_of_order(predictions: Predictions, header: Header) -> str:
+    """Return a line where a network would be right much more often if its outputs were in alphabetic order.
+
+    Many programs that read images from folders number the emotions alphabetically.
+
+    Args:
+        predictions: Of one network.
+        header: What the checkpoint and the user say of the network.
+
+    Returns:
+        The line, or nothing.
+    """
+    in_order = header.emotions or EMOTIONS
+    alphabetic = sorted(in_order)
+    as_output = [alphabetic[in_order.index(emotion)] for emotion in predictions.emotions]
+    y_pred = np.array([predictions.emotions.index(emotion) for emotion in as_output])[predictions.y_pred]
+    found, otherwise = (np.mean(pred == predictions.y_true) for pred in (predictions.y_pred, y_pred))
+    if otherwise < found + 0.1:
+        return ""
+    return (
+        f"notice: {predictions.path} would be right for {otherwise:.0%} of the faces, in place of {found:.0%}, if its "
+        f"outputs were in alphabetic order: --emotions {','.join(alphabetic)}"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -767,9 +935,7 @@ def draw_mistakes(predictions: Predictions, result: dict, mistakes_shown: int) -
 
 def _new_figure(result, size, text):
     """Return an empty figure, width and height in inches, under a title that says what was measured."""
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
-
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(figsize=size, layout="constrained")
     name = Path(result["path"]).name if isinstance(result["path"], str) else _title(result)
     figure.suptitle(f"{name}, {result['split']}\n{text}", fontsize=12)
     return figure

@@ -20,7 +20,8 @@ from command_line import UserError, exit_status
 from drawn_faces import draw_dataset
 from evaluate_emotion_classifier import EvaluationSplit, Predictions
 from load_and_process import EMOTIONS, VOTE_COLUMNS, load_fer2013_data, resize_face
-from models.checkpoint import save_checkpoint
+from models.checkpoint import Header, read_header, save_checkpoint
+from training.disturbances import MEASURED, disturb_all
 
 SCRIPT = Path(evaluation.__file__)
 SHUFFLED = ("neutral", "happy", "fear", "disgust", "surprise", "sad", "angry")
@@ -138,6 +139,7 @@ def networks(tmp_path_factory):
         "second": linear_network(root / "second.hdf5", (64, 64), SHUFFLED, seed=1),
         "three": linear_network(root / "three.hdf5", emotions=("sad", "contempt", "neutral", "happy"), seed=2),
         "logits": linear_network(root / "logits.hdf5", activation="linear"),
+        "sigmoid": linear_network(root / "sigmoid.hdf5", activation="sigmoid"),
         "nan": linear_network(root / "nan.hdf5", gain=np.nan),
         "copy": root / "copy.hdf5",
         "half": root / "half.hdf5",
@@ -328,7 +330,8 @@ def test_faces_are_read_and_predicted_a_batch_at_a_time(networks, folder, expect
     split = evaluation.load_split(folder, "PublicTest", (48, 48))
     np.save(tmp_path / "faces.npy", split.faces)
     split = split._replace(faces=np.load(tmp_path / "faces.npy", mmap_mode="r"))
-    predictions = evaluation.predict_split(networks["first"], "first", EMOTIONS, split, flip=True, batch_size=8)
+    header = read_header(networks["first"])
+    predictions = evaluation.predict_split(networks["first"], header, EMOTIONS, split, flip=True, batch_size=8)
     assert batches == 2 * [8, 8, 8, 6]
     _, (direct, _), (mirrored, _) = expected
     np.testing.assert_allclose(predictions.probabilities, direct, atol=1e-5)
@@ -400,6 +403,100 @@ def test_fer_plus_labels(networks, tmp_path):
     assert result["images"] == 5
     supports = {emotion: scores["support"] for emotion, scores in result["per_emotion"].items()}
     assert supports == {"happy": 1, "sad": 1, "neutral": 2, "contempt": 1}
+
+
+@pytest.fixture(scope="module")
+def with_votes(tmp_path_factory):
+    """A folder with fer2013.csv and, beside it, fer2013new.csv; (the folder, faces, what people saw, or None)."""
+    root, rng = tmp_path_factory.mktemp("votes"), np.random.default_rng(0)
+    cast = {  # label of FER2013: votes by column; the emotion that most people saw
+        "happy": [({"happiness": 7, "neutral": 3}, "happy"), ({"happiness": 6, "NF": 4}, "happy")],
+        "sad": [({"sadness": 6, "fear": 4}, "sad"), ({"neutral": 6, "sadness": 4}, "neutral")],
+        "fear": [({"contempt": 4, "fear": 3, "unknown": 2, "anger": 1}, "fear"), ({"fear": 5, "NF": 5}, None)],
+        "angry": [({"anger": 4, "unknown": 6}, None), ({"anger": 3, "NF": 7}, None)],
+    }
+    rows = [(label, *row) for label, rows in cast.items() for row in rows]
+    faces = rng.integers(0, 256, (len(rows), 48, 48, 1), np.uint8)
+    text = [
+        f"{EMOTIONS.index(label)},{' '.join(map(str, face.ravel()))},PublicTest"
+        for (label, _, _), face in zip(rows, faces, strict=True)
+    ]
+    (root / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *text]))
+    lines = [",".join(["PublicTest", "", *(str(votes.get(name, 0)) for name in VOTE_COLUMNS)]) for _, votes, _ in rows]
+    (root / "fer2013new.csv").write_text("\n".join([f"Usage,Image name,{','.join(VOTE_COLUMNS)}", *lines]))
+    return root, faces, [seen for *_, seen in rows]
+
+
+@pytest.mark.parametrize("given", [[], ["--votes", "{root}/fer2013new.csv"]])
+def test_what_most_people_saw(given, networks, with_votes, tmp_path, capsys):
+    root, faces, seen = with_votes
+    arguments = ["--dataset", root, "--labels", "people", "--output-dir", tmp_path / "out", "--json", tmp_path / "json"]
+    assert run(networks["first"], *arguments, *(text.format(root=root) for text in given)) == 0
+    (result,) = json.loads((tmp_path / "json").read_text())["models"]
+    assert set(result) == KEYS | {"labels", "people_calibration_error"} and result["labels"] == "people"
+    supports = {emotion: scores["support"] for emotion, scores in result["per_emotion"].items() if scores["support"]}
+    assert supports == {"happy": 2, "sad": 1, "neutral": 1, "fear": 1} and result["images"] == 5
+    clear = [number for number, emotion in enumerate(seen) if emotion]
+    predicted = linear_probabilities(faces[clear])
+    correct = predicted.argmax(axis=1) == [EMOTIONS.index(seen[number]) for number in clear]
+    assert result["accuracy"] == pytest.approx(correct.mean())
+    shares = np.zeros((5, 7))
+    shares[0, [3, 6]], shares[1, 3], shares[2, [4, 2]] = (0.7, 0.3), 1, (0.6, 0.4)
+    shares[3, [6, 4]], shares[4, [2, 0]] = (0.6, 0.4), (0.75, 0.25)
+    share_seen = shares[np.arange(5), predicted.argmax(axis=1)]
+    error = evaluation.expected_calibration_error(predicted.max(axis=1), share_seen, BINS)
+    assert result["people_calibration_error"] == pytest.approx(error, abs=1e-6)
+    printed = capsys.readouterr().out
+    assert "PublicTest: 5 faces, labelled as most people saw them" in printed
+    assert f"calibration error against people's shares {error:.1%}" in printed
+
+
+def test_no_votes_beside_the_data(folder, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_fer2013_data", lambda *given: None)
+    for dataset in (folder, "drawn"):
+        with pytest.raises(UserError, match="fer2013new.csv does not exist"):
+            evaluation.load_split(dataset, "PublicTest", (48, 48), None, "people")
+
+
+def test_disturbances(networks, folder, tmp_path, capsys):
+    arguments = ["--dataset", folder, "--output-dir", tmp_path / "out", "--json", tmp_path / "json", "--disturbances"]
+    assert run(networks["first"], networks["second"], *arguments) == 0
+    report = json.loads((tmp_path / "json").read_text())
+    faces, emotions = load_fer2013_data(folder, (48, 48))["PublicTest"]
+    right = linear_probabilities(faces).argmax(axis=1) == emotions
+    figures = report["models"][0]["disturbances"]
+    assert list(figures) == list(MEASURED) and set(report["models"][0]) == KEYS | {"disturbances"}
+    for name, figure in figures.items():
+        correct = linear_probabilities(disturb_all(faces, name)).argmax(axis=1) == emotions
+        assert figure == {
+            "accuracy": pytest.approx(correct.mean()),
+            "kept": pytest.approx(correct[right].mean()),
+            "kept_of": right.sum(),
+        }
+    second = linear_probabilities(
+        disturb_all(load_fer2013_data(folder, (64, 64))["PublicTest"].faces, "noise 20"), (64, 64), seed=1
+    )
+    mean = (linear_probabilities(disturb_all(faces, "noise 20")) + second) / 2
+    expected_accuracy = (mean.argmax(axis=1) == emotions).mean()
+    assert report["ensemble"]["disturbances"]["noise 20"]["accuracy"] == pytest.approx(expected_accuracy)
+    printed = capsys.readouterr().out
+    assert f"of {right.sum()} right ones" in printed
+    assert f"{'noise 20':<18}{figures['noise 20']['accuracy']:>14.1%}{figures['noise 20']['kept']:>22.1%}" in printed
+
+
+def test_at_most_500_right_faces_are_followed(monkeypatch):
+    predictions = predictions_of(["happy"] * 6, [[0, 1, 0]] * 4 + [[1, 0, 0]] * 2)
+    wrong, unchanged = np.tile([1.0, 0, 0], (6, 1)), predictions.probabilities
+    for limit, kept_of in ((500, 4), (3, 3)):
+        monkeypatch.setattr(evaluation, "RIGHT_FACES", limit)
+        figures = evaluation.measure_disturbances(predictions._replace(disturbed={"a": wrong, "b": unchanged}))
+        assert figures["a"] == {"accuracy": 0, "kept": 0, "kept_of": kept_of}
+        assert figures["b"] == {"accuracy": pytest.approx(4 / 6), "kept": 1, "kept_of": kept_of}
+    none_right = predictions_of(["sad"], [[0, 1, 0]])
+    none_right = none_right._replace(disturbed={"a": none_right.probabilities})
+    result = evaluation.measure(none_right, BINS)
+    assert result["disturbances"] == {"a": {"accuracy": 0, "kept": None, "kept_of": 0}}
+    assert evaluation.format_disturbances(result).splitlines()[-1].endswith(" none")
 
 
 def test_a_checkpoint_that_names_no_emotions_has_fer2013s(networks, folder, tmp_path, report):
@@ -519,6 +616,44 @@ def test_no_mistakes_still_make_a_picture(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------
+# Networks from elsewhere
+
+
+def test_logits_become_probabilities(networks):
+    split = evaluation.load_split("drawn", "PublicTest", (48, 48))
+    split = split._replace(faces=split.faces[:8], emotions=split.emotions[:8])
+    path = networks["logits"]
+    predictions = evaluation.predict_split(path, read_header(path), EMOTIONS, split, flip=False, batch_size=8)
+    np.testing.assert_allclose(predictions.probabilities, linear_probabilities(split.faces), atol=1e-5)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_network_whose_outputs_are_in_alphabetic_order_is_found_out(named):
+    """As `flow_from_directory` makes them: neutral is then read as sad, sad as surprise, surprise as neutral."""
+    in_order = tuple(sorted(EMOTIONS))
+    outputs = [in_order.index(emotion) for emotion in EMOTIONS]  # what it gives for a face of each emotion
+    predictions = predictions_of(EMOTIONS, np.eye(7)[outputs], EMOTIONS)
+    header = Header("net", EMOTIONS if named else None, (48, 48, 1), (-1, 1))
+    hint = evaluation.hint_of_order(predictions, header)
+    assert "right for 100% of the faces, in place of 57%" in hint and ",".join(in_order) in hint
+    assert not evaluation.hint_of_order(predictions_of(EMOTIONS, np.eye(7), EMOTIONS), header)
+
+
+def test_dollars_in_names_are_drawn_as_they_are(tmp_path):
+    names = ("$angry", "$happy$", "sa$$d")
+    predictions = predictions_of(["angry", "happy", "sad"], np.eye(3)[[1, 0, 2]])._replace(emotions=names)
+    predictions = predictions._replace(split=predictions.split._replace(labels=names, emotions=np.arange(3)))
+    predictions = predictions._replace(path="a$\\b$.hdf5")
+    result = evaluation.measure(predictions, BINS)
+    for figure in (
+        evaluation.draw_confusion_matrix(predictions, result),
+        evaluation.draw_reliability(predictions, result, BINS),
+        evaluation.draw_mistakes(predictions, result, 24),
+    ):
+        figure.savefig(tmp_path / "figure.png")
+
+
+# ----------------------------------------------------------------------------------------------------------
 # Bad input
 
 
@@ -538,8 +673,8 @@ def test_no_mistakes_still_make_a_picture(tmp_path):
         (["first"], ["--json", "{file}/figures.json"], ["can't be written"]),
         (["first"], ["--json", "{folder}"], ["--json must name a file"]),
         (["first"], ["--json", "{first}"], ["--json must name a file", "first.hdf5"]),
-        (["logits"], [], ["logits.hdf5 must give probabilities"]),
-        (["nan"], [], ["nan.hdf5 must give probabilities"]),
+        (["sigmoid"], [], ["sigmoid.hdf5 must give probabilities"]),
+        (["nan"], [], ["nan.hdf5 must give probabilities", "found nan among the weights of its layer dense"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(models, arguments, messages, networks, folder, tmp_path, capsys):
