@@ -62,6 +62,7 @@ class Frame(NamedTuple):
     image: np.ndarray  # uint8 (h, w, 3), BGR
     name: str  # of the file or camera
     lasts_s: float | None = None  # until the next frame; None where nobody knows: cameras, streams and images
+    path: Path | None = None  # of the file; None for what is not read from a file
 
 
 class SourceLost(UserError):
@@ -441,7 +442,7 @@ class Video(Source):
         while image is not None:
             following = self.capture.read()[1]  # one ahead, because a frame is shown until the next one's time
             self._next_s = self._time(number + 1, time_s) if following is not None else time_s + 1 / self.fps
-            yield Frame(number, time_s, as_bgr(image), self.name, self._next_s - time_s)
+            yield Frame(number, time_s, as_bgr(image), self.name, self._next_s - time_s, self.path)
             number, time_s, image = number + 1, self._next_s, following
         if number < 0.9 * self.count and time_s < 0.9 * self._duration():  # the count in a file is an estimate
             self.broken += 1
@@ -506,7 +507,7 @@ class Stills(Source):
                 self.broken += 1
                 print(fault, file=sys.stderr)
                 continue
-            yield Frame(number, float(number), image, path.name)
+            yield Frame(number, float(number), image, path.name, path=path)
             number += 1
         if not number:
             raise UserError(f"none of the {len(self.paths)} images, {self.paths[0]} and so on, can be read")
