@@ -31,6 +31,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 if sys.version_info < (3, 11):  # noqa: UP036
     found = ".".join(map(str, sys.version_info[:2]))
@@ -85,7 +89,6 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `head` goes after ten lines
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
         print(not_installed(error), file=sys.stderr)
@@ -94,6 +97,8 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     finally:
+        with contextlib.suppress(BrokenPipeError, UserError):
+            _flush_output()
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
@@ -102,10 +107,10 @@ def _flush_output():
     """Write what is left in the buffer of the standard output; a full disk is the user's to mend."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
+        if isinstance(error, BrokenPipeError):
+            raise
         raise WriteError(f"the standard output can't be written: {error.strerror}", exit_status=1) from error
 
 
@@ -255,6 +260,19 @@ def drawing() -> Iterator[None]:
             raise
         remedy = "set MPLCONFIGDIR to an empty folder that can be written"
         raise WriteError(f"Matplotlib can't draw ({error}): {remedy}") from error
+
+
+def new_figure(**options) -> Figure:
+    """Return an empty figure of Matplotlib, on which a $ in a name is a $, and begins no formula.
+
+    Args:
+        options: Of `matplotlib.figure.Figure`.
+    """
+    import matplotlib  # here: it takes time
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
+
+    matplotlib.rcParams["text.parse_math"] = False
+    return Figure(**options)
 
 
 @contextlib.contextmanager

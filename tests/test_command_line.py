@@ -4,11 +4,14 @@ import argparse
 import errno
 import importlib
 import os
+import platform
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ from command_line import (
     reading,
     replacing,
     replacing_folder,
+    uninterrupted,
 )
 
 ROOT = Path(command_line.__file__).parent
@@ -140,7 +144,10 @@ def test_a_mistake_is_one_line_whatever_the_path_of_the_script(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@pytest.mark.parametrize("how", STOPS)
 def test_exit_status_of_what_is_stopped(capsys, how):
     def main(argv):
         signal.raise_signal(how)
@@ -150,6 +157,102 @@ def test_exit_status_of_what_is_stopped(capsys, how):
     assert exit_status(main) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("again", STOPS)
+def test_a_second_signal_does_not_disturb_what_the_first_one_began(again):
+    saved = []
+
+    def main(argv):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(again)  # a key that was pressed twice
+            with uninterrupted():
+                time.sleep(1.1)
+                signal.raise_signal(again)
+            saved.append(1)
+            signal.raise_signal(again)  # after a second, one that would be heard
+
+    assert exit_status(main) == 130 and saved == [1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+def test_nohup_stays_in_force():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert exit_status(lambda argv: signal.raise_signal(signal.SIGHUP) or 7) == 7
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+SCRIPTS = [
+    *("real_time_emotion_recognition.py", "train_emotion_classifier.py", "evaluate_emotion_classifier.py"),
+    *("load_and_process.py", "crop_photographs.py", "drawn_faces.py"),
+]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows stops processes in another way")
+@pytest.mark.parametrize(("script", "how"), [*((script, signal.SIGINT) for script in SCRIPTS), (SCRIPTS[3], STOPS[1])])
+def test_what_is_stopped_while_libraries_load_ends_quietly(tmp_path, script, how):
+    stop = f"import os, time\nos.kill(os.getpid(), {int(how)})\ntime.sleep(20)\n"
+    for name in ("cv2", "keras"):
+        (tmp_path / f"{name}.py").write_text(stop)
+    done = run(ROOT / script, "--help", env=os.environ | {"PYTHONPATH": str(tmp_path)}, timeout=15)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_scripts_start_where_python_is_isolated(tmp_path):
+    done = run("-I", ROOT / "drawn_faces.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("usage: drawn_faces.py"), done.stderr
+
+
+CLOSED_ENDS = r"""
+import contextlib, os, sys
+sys.path.insert(0, {root!r})
+from command_line import UserError, exit_status, quiet_start
+
+def main(argv):
+    with open("table.csv", "w") as file, quiet_start():
+        with contextlib.suppress(OSError):  # a full disk
+            os.write(1, b"printed by a library, ")
+        os.write(2, b"told by a library")
+        print("caf\u00e9 \udcff")
+        file.write("whole")
+    raise UserError("found caf\u00e9 \udcff")
+
+sys.exit(exit_status(main))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", "<&-", ">&- 2>&- <&-", ">/dev/full"])
+def test_closed_and_narrow_ends_do_no_harm(tmp_path, closed):
+    """Of a terminal that knows ASCII alone, and where the shell has closed an end, whose number a file would get."""
+    (tmp_path / "script.py").write_text(CLOSED_ENDS.format(root=str(ROOT)))
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} script.py {closed}",
+        shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (tmp_path / "table.csv").read_text() == "whole" and done.returncode == 2, done.stderr
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") or "full" in closed else done.stdout)
+    if "2>&-" not in closed:
+        assert done.stderr == "error: found caf\\xe9 \\udcff\n"
+    if not closed:
+        assert done.stdout == "printed by a library, caf\\xe9 \\udcff\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full disk to try")
+def test_a_standard_output_that_is_full_is_one_line():
+    code = "import sys, command_line; sys.exit(command_line.exit_status(lambda argv: print('x') or 0))"
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the standard output can't be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("length", [1, 10**6])
@@ -346,6 +449,63 @@ def test_a_reader_that_goes_away_is_no_full_disk(tmp_path):
     for block in (replacing(tmp_path / "a.txt"), replacing_folder(tmp_path / "a")):
         with pytest.raises(BrokenPipeError), block:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such devices")
+def test_devices_and_pipes_are_written_to(tmp_path):
+    with replacing("/dev/null") as partial:
+        partial.write_text("x")
+    assert Path("/dev/null").is_char_device()
+    os.mkfifo(tmp_path / "pipe.json")
+    with open(os.open(tmp_path / "pipe.json", os.O_RDONLY | os.O_NONBLOCK)) as reader:
+        with replacing(tmp_path / "pipe.json") as partial:
+            assert partial.suffix == ".json" and partial.parent != tmp_path
+            partial.write_text("whole")
+        assert reader.read() == "whole"
+    assert (tmp_path / "pipe.json").is_fifo() and os.listdir(tmp_path) == ["pipe.json"]
+    if Path("/dev/full").exists():
+        told = "/dev/full can't be written: No space"
+        with pytest.raises(WriteError, match=told) as caught, replacing("/dev/full") as partial:
+            partial.write_text("x")
+        assert caught.value.exit_status == 1 and Path("/dev/full").is_char_device()
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "old.txt").write_text("older")
+    for link, target in (("a.txt", "there/old.txt"), ("b.txt", "there/new.txt"), ("c.txt", "a.txt")):
+        (tmp_path / link).symlink_to(target)
+        with replacing(tmp_path / link) as partial:
+            partial.write_text(f"by {link}")
+            assert partial.parent == tmp_path / "there"
+        assert (tmp_path / link).is_symlink() and (tmp_path / link).read_text() == f"by {link}"
+    assert sorted(os.listdir(tmp_path / "there")) == ["new.txt", "old.txt"]
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    for name in ("loop", "n" * 5000):
+        told = r"can't be written \(.*\): choose another path"
+        with pytest.raises(WriteError, match=told), replacing(tmp_path / name):
+            raise AssertionError("the block has begun")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't ask whether a process runs without a package")
+def test_what_killed_processes_left_is_removed(tmp_path):
+    host, dead = platform.node(), subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine = [
+        f".a.txt.{host}.{os.getppid()}.txt",
+        f".a.other-host.{dead.pid}.txt",
+        f"b.{host}.{dead.pid}.txt",
+        ".c.1.txt",
+    ]
+    left = [f".a.{host}.{dead.pid}.txt", f".x.{host}.{dead.pid}.hdf5", f".log.{host}.{dead.pid}"]
+    for name in (*mine, *left):
+        (tmp_path / name).write_text("half")
+    (tmp_path / f".faces.{host}.{dead.pid}").mkdir()
+    (tmp_path / f".faces.{host}.{dead.pid}" / "a.png").write_text("half")
+    with replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine, "a.txt"])
 
 
 def test_replacing_a_folder(tmp_path):
