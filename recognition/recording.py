@@ -28,6 +28,7 @@ from command_line import (
     WriteError,
     is_about_writing,
     is_device,
+    new_figure,
     opening_to_write,
     printable,
     replacing,
