@@ -125,3 +125,11 @@ def test_starting_from_a_checkpoint(tmp_path):
     another = build_network(NETWORKS["mini_XCEPTION"], (32, 32, 1), 7, 0.0, "float32")
     with pytest.raises(UserError, match="takes a checkpoint of mini_XCEPTION; .*source.hdf5 is one of tiny_XCEPTION"):
         start_from_checkpoint(tmp_path / "source.hdf5", another, EMOTIONS)
+
+
+def test_a_folder_that_disappears_while_the_run_writes_into_it_is_an_error(tmp_path):
+    record = run.RunRecord.__new__(run.RunRecord)
+    record.files, record.rows = run.RunFiles.of(tmp_path / "gone", "mini_XCEPTION"), [{"epoch": 1}]
+    with pytest.raises(UserError, match="mini_XCEPTION.settings.json has disappeared.*: start it again") as caught:
+        record._write()
+    assert caught.value.exit_status == 1 and not (tmp_path / "gone").exists()

@@ -361,6 +361,12 @@ class RunRecord(keras.callbacks.Callback):
         hosts.wait_for_all("the epoch is saved")
 
     def _write(self):
+        if not self.files.settings.is_file():  # written before the first epoch; only a user can have removed it
+            raise UserError(
+                f"the folder of a run must stay until its end; found that {self.files.settings} has disappeared, with "
+                "what else the run had written: start it again",
+                exit_status=1,
+            )
         description = {
             "settings": self.settings,
             "rows": self.rows,
