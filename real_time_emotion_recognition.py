@@ -28,6 +28,7 @@ from command_line import (  # first: it names a missing package
     UserError,
     exit_status,
     number_in_range,
+    printable,
     quiet_libraries,
 )
 
@@ -184,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if not several:
                     raise
                 faults += 1
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {printable(str(error))}", file=sys.stderr)
             if window and window.ended:
                 break
     return 1 if faults else 0
@@ -236,10 +237,10 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
             ended_by = error  # the files hold everything until then, and are kept
         if not summary.count:
             records.discard()  # no empty files
-    print(f"{frames.name}: {summary}" if session.several else summary)
+    print(f"{printable(frames.name)}: {summary}" if session.several else summary)
     for path in filter(None, files):
         if path.exists():
-            print(f"written: {path}")
+            print(f"written: {printable(str(path))}")
     if ended_by:
         raise ended_by
     return frames.broken + records.faults
@@ -283,11 +284,12 @@ def run(
             probabilities = classify(frame.image, boxes, rolls)  # (k, emotions)
             faces = smooth(tracked, probabilities, frame.time_s)
             picture = view.update(frame, faces) if records or window else None  # boxes, labels and bars
-            records(frame, picture, faces)
-            summary.add(faces, frame.time_s, frame.lasts_s)
-            if frames.still:
+            if not frame.again:
+                records(frame, picture, faces)
+                summary.add(faces, frame.time_s, frame.lasts_s)
+            if frames.still and not frame.again:
                 named = ", ".join(annotate.label(face)[0] for face in faces) or "no face found"
-                print(f"{frame.number} {frame.name}: {named}", flush=True)
+                print(printable(f"{frame.number} {frame.name}: {named}"), flush=True)
         if window and not window.show(view, frame):
             break
 
@@ -298,7 +300,7 @@ def with_progress(frames: Source, window: Window | None) -> Iterable[Frame | Non
         return frames
     from tqdm import tqdm  # takes time to import
 
-    return tqdm(frames, frames.name, frames.count, unit=" frames", leave=False, disable=None)
+    return tqdm(frames, printable(frames.name), frames.count, unit=" frames", leave=False, disable=None)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
 import cv2
 import numpy as np
 
-from command_line import UserError
+from command_line import UserError, printable
 from models.classifier import EmotionClassifier
 from recognition.annotation import Annotator
 from recognition.recording import Records, Summary, heat_maps, video_recorder, write_image
@@ -33,7 +34,10 @@ HELP = (
     "m  mirror",
     "s  save the picture",
     "r  record, and stop recording",
+    "Arrows  go through photographs",
 )
+# what `cv2.waitKeyEx` gives for the arrow keys: the lower 16 bits on X11 and macOS, and on Windows
+STEPS = {0xFF51: -1, 0xF702: -1, 0x250000: -1, 0xFF53: 1, 0xF703: 1, 0x270000: 1}
 MESSAGE_FOR = 3.0  # seconds
 
 
@@ -51,8 +55,13 @@ def has_display() -> bool:
     """Return whether a window can be opened; OpenCV itself ends the process when there is no display."""
     if re.search(r"GUI:\s*NONE", cv2.getBuildInformation()):  # opencv-python-headless
         return False
-    if not sys.platform.startswith("linux") or os.environ.get("WAYLAND_DISPLAY"):
+    if not sys.platform.startswith("linux"):
         return True
+    plugins = Path(cv2.__file__).parent / "qt" / "plugins" / "platforms"  # of the wheel; it has one for X11 alone
+    if os.environ.get("WAYLAND_DISPLAY") and (not plugins.is_dir() or any(plugins.glob("*wayland*"))):
+        return True
+    if plugins.is_dir():  # Qt ends the process where a variable names a plugin that is not there
+        os.environ["QT_QPA_PLATFORM"] = "xcb"
     host, _, number = os.environ.get("DISPLAY", "").rpartition(":")
     number = number.split(".")[0]
     if not number.isdecimal():
@@ -94,6 +103,7 @@ class View:
         self.summary, self.window = summary, window
         self.frame, self.faces = Frame(0, 0.0, np.full((480, 640, 3), 40, np.uint8), ""), []
         self.picture, self._heat = self.frame.image, None  # heat maps of the frame, once they were asked for
+        self._background = None  # makes heat maps of videos, once they were asked for
 
     def update(self, frame: Frame, faces: Sequence[Face]) -> np.ndarray:
         """Take the next frame and its faces, and return the new picture: uint8 (h, w, 3), BGR."""
@@ -110,13 +120,45 @@ class View:
         if self.window:
             rate = "" if self.frames.still or not self.summary.rate else f"{self.summary.rate:.0f} fps"
             notes += [rate, "paused" if self.frames.clock.paused else "", self.window.message]
-        if self.annotate.heat_map and self._heat is None:
-            self._heat = heat_maps(self.classify, self.frame.image, self.faces)
-        heat = self._heat if self.annotate.heat_map else None
+        heat = self._find_heat() if self.annotate.heat_map else None
         recording = self.window is not None and self.window.recording
         note = "   ".join(filter(None, notes))
         self.picture = self.annotate.draw(self.frame.image, self.faces, note, heat, recording, self.frames.still)
         return self.picture
+
+    def _find_heat(self):
+        """Return heat maps: of a video that the window shows, the newest ones of each face, for which nobody waits."""
+        if self.window and not (self.frames.still or self.frames.clock.paused):
+            self._background = self._background or BackgroundHeatMaps(self.classify)
+            return self._background(self.frame.image, self.faces)
+        if self._heat is None:
+            self._heat = heat_maps(self.classify, self.frame.image, self.faces)
+        return self._heat
+
+
+class BackgroundHeatMaps:
+    """Heat maps that are made in a thread; a call gives those that are there, and asks for newer ones.
+
+    Args:
+        classify: Its twin makes the heat maps.
+    """
+
+    def __init__(self, classify: EmotionClassifier):
+        self._pool = ThreadPoolExecutor(1)
+        self._twin = self._pool.submit(classify.twin)
+        self._making, self._made = None, {}  # {identity of a face: its heat map}
+
+    def __call__(self, image: np.ndarray, faces: Sequence[Face]) -> list[np.ndarray]:
+        """Return a heat map, float (h, w) from 0 to 1, for each face of a frame; a cold one until there is another."""
+        if self._making is None or self._making.done():
+            self._made = self._making.result() if self._making else {}
+            self._making = self._pool.submit(self._make, image, faces)
+        return [self._made.get(face.identity, np.zeros((1, 1), np.float32)) for face in faces]
+
+    def _make(self, image, faces):
+        """Run in the thread."""
+        maps = heat_maps(self._twin.result(), image, faces)
+        return {face.identity: heat for face, heat in zip(faces, maps, strict=True)}
 
 
 class Window:
@@ -177,7 +219,12 @@ class Window:
             due = view.frames.due(frame)
         while True:
             wait_s, message = 0.05 if clock.paused else min(0.05, due - clock.now()), self.message
-            key = chr(cv2.waitKey(max(1, round(wait_s * 1000))) & 0xFF)
+            code = cv2.waitKeyEx(max(1, round(wait_s * 1000)))
+            key, step = chr(code & 0xFF), STEPS.get(code, STEPS.get(code & 0xFFFF)) if code >= 0 else None
+            if step and view.frames.folder:
+                clock.pause()  # whoever goes through the images by hand wants them to stay
+                view.frames.go(step)
+                return True
             if key in ("q", "\x1b") or self._closed():
                 self.ended = True
                 return False
@@ -246,7 +293,9 @@ class Window:
         return next(path for path in (self.folder / name for name in names) if not path.exists())
 
     def _start_recording(self, path, frames):
-        self._records = Records([video_recorder(path, 10.0 if frames.still else frames.fps)])
+        self._records = Records(
+            [video_recorder(path, 10.0 if frames.still else frames.fps, getattr(frames, "path", None))]
+        )
         self._records(*self._newest)
         self._tell(f"recording {path.name}")
 
@@ -262,7 +311,7 @@ class Window:
     def _tell(self, message):
         """Show a message for a moment, and print it in the terminal."""
         self._show_message(message)
-        print(f"{message} ({self.folder})", file=sys.stderr)
+        print(printable(f"{message} ({self.folder})"), file=sys.stderr)
 
     def _try(self, write: Callable[[], None]) -> bool:
         """Write, and return whether that worked; a file that can't be written is told, and the program goes on."""
@@ -272,6 +321,6 @@ class Window:
             if self._records is not None and not self._records:  # all of its files are given up
                 self._records = None
             self._show_message("can't be written, see the terminal")
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return False
         return True
