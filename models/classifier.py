@@ -101,6 +101,7 @@ class EmotionClassifier:
         emotions: Sequence[str] | None = None,
         input_range: tuple[float, float] | None = None,
     ):
+        self._arguments = paths, flip, emotions, input_range
         self.networks, self.emotions, self.flip = [], None, flip
         headers = complete_headers(paths, [read_header(path) for path in paths], emotions, input_range)
         for path, header in zip(paths, headers, strict=True):
@@ -127,6 +128,10 @@ class EmotionClassifier:
             float32 (k, emotions), each row summing to 1.
         """
         return self.classify_crops(self.crop(image, boxes, rolls))
+
+    def twin(self) -> "EmotionClassifier":
+        """Return the same classifier once more, for another thread: LiteRT runs a network in one thread at a time."""
+        return EmotionClassifier(*self._arguments)
 
     def crop(self, image: np.ndarray, boxes: np.ndarray, rolls: Sequence[float] | None = None) -> Crops:
         """Cut the faces out of a frame, for `classify_crops` and `explain_crops`; the arguments are those of a call."""

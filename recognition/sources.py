@@ -50,6 +50,7 @@ PATIENCE = 30.0  # seconds for which a camera that gives no picture is opened ag
 RETRY = 1.0  # seconds without a picture before each attempt to open the camera again
 SILENCE = 0.5  # seconds without a picture after which a notice is shown
 LONE_IMAGE = 3.0  # seconds for which a single image is shown between other sources
+LATE = 0.25  # seconds by which a video may be late and still catch up; after more, it goes on at its pace
 LONGEST_GAP = 600.0  # seconds between two frames of a video; a longer gap is a fault in the file's times
 DRAWN_FRAMES = 455  # the drawn face's seven expressions once, 2.6 s each at 25 frames per second
 
@@ -63,6 +64,7 @@ class Frame(NamedTuple):
     name: str  # of the file or camera
     lasts_s: float | None = None  # until the next frame; None where nobody knows: cameras, streams and images
     path: Path | None = None  # of the file; None for what is not read from a file
+    again: bool = False  # whether the user went back to an image that was shown before
 
 
 class SourceLost(UserError):
@@ -470,6 +472,9 @@ class Video(Source):
         return min(seconds, _movie_seconds(self.path) or seconds) if self.path else seconds
 
     def due(self, frame: Frame) -> float:
+        late = self.clock.now() - (self._began + self._next_s)
+        if late > LATE:  # the computer was too slow for a while: people should not see the video run
+            self._began += late
         return self._began + self._next_s
 
     def close(self) -> None:
@@ -492,12 +497,18 @@ class Stills(Source):
         super().__init__()
         self.paths, self.name, self.folder, self.shown_s = paths, name or paths[0].stem, folder, shown_s
         self.count = len(paths)
+        self._at, self._step = 0, 1  # of `paths`
+
+    def go(self, step: int) -> None:
+        """Let the next frame be the image before this one (-1) or after it (1); at the ends, this image again."""
+        self._step = step if 0 <= self._at + step < self.count else 0
 
     def __iter__(self) -> Iterator[Frame]:
-        number = 0
-        for path in self.paths:
-            image = decode_image(path)
-            if image is None:
+        numbers, told = {}, set()  # of the images that were read, by their place in `paths`; places of the others
+        self._at, self._step = 0, 1
+        while self._at < self.count:
+            path, image = self.paths[self._at], decode_image(self.paths[self._at])
+            if image is None and self._at not in told:
                 why = why_unreadable(path) or "it is missing, damaged, or of an unknown kind"
                 fault = f"{path} is not an image that can be read: {why}"
                 if foreign := pick_images([path])[1]:
@@ -505,11 +516,17 @@ class Stills(Source):
                 if not self.folder:
                     raise UserError(fault)
                 self.broken += 1
+                told.add(self._at)
                 print(fault, file=sys.stderr)
-                continue
-            yield Frame(number, float(number), image, path.name, path=path)
-            number += 1
-        if not number:
+            if image is not None:
+                again = self._at in numbers
+                number = numbers.setdefault(self._at, len(numbers))
+                self._step = 1
+                yield Frame(number, float(number), image, path.name, path=path, again=again)
+            self._at += self._step
+            if self._at < 0:  # the first images can't be read
+                self._at, self._step = 0, 1
+        if not numbers:
             raise UserError(f"none of the {len(self.paths)} images, {self.paths[0]} and so on, can be read")
 
     def due(self, frame: Frame) -> float:

@@ -272,6 +272,19 @@ def test_the_frames_of_a_paused_video_are_due_later():
         assert frames.due(first) < frames.clock.now() < frames.due(next(given))
 
 
+def test_a_video_that_was_late_goes_on_at_its_pace():
+    now = [0.0]
+    with Video(FakeCamera(4, fps=10.0), "clip") as frames:
+        frames.clock = Clock(lambda: now[0])
+        given = iter(frames)
+        assert frames.due(next(given)) == 0.1
+        now[0] = 0.25
+        assert frames.due(next(given)) == 0.2  # a little late: it catches up
+        now[0] = 9.0
+        assert frames.due(next(given)) == pytest.approx(9.0)
+        assert frames.due(next(given)) == pytest.approx(9.1)
+
+
 def test_a_video_that_ends_early_is_broken(capsys):
     with Video(FakeCamera(3, count=30.0), "clip") as frames:
         assert len(list(frames)) == 3

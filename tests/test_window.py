@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,9 @@ def run(*arguments):
     return exit_status(live.main, [str(argument) for argument in arguments])
 
 
+KEYS = {"left": 0xFF51, "right": 0x10FF53}  # with a bit for num lock
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Is there a display?
 
@@ -46,6 +50,21 @@ def test_a_display_that_is_not_there_is_found_out(monkeypatch, address):
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setenv("DISPLAY", address)
     assert not window.has_display()
+
+
+@pytest.mark.parametrize(("plugins", "found"), [(["libqxcb.so"], False), (["libqwayland.so"], True), (None, True)])
+def test_wayland_needs_an_opencv_that_knows_it(monkeypatch, tmp_path, plugins, found):
+    """OpenCV's wheel ends the process where there is Wayland alone."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    monkeypatch.setenv("DISPLAY", "")
+    monkeypatch.setenv("QT_QPA_PLATFORM", "wayland")
+    monkeypatch.setattr(cv2, "__file__", str(tmp_path / "__init__.py"))
+    for name in plugins or ():
+        (tmp_path / "qt" / "plugins" / "platforms").mkdir(parents=True)
+        (tmp_path / "qt" / "plugins" / "platforms" / name).touch()
+    assert window.has_display() is found
+    assert os.environ["QT_QPA_PLATFORM"] == ("wayland" if found else "xcb")
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -65,9 +84,9 @@ def screen(monkeypatch):
 
     def wait_key(milliseconds):
         time.sleep(milliseconds / 1000)
-        return ord(screen.keys.pop(0)) if screen.keys else -1
+        return KEYS.get(key := screen.keys.pop(0)) or ord(key) if screen.keys else -1
 
-    monkeypatch.setattr(cv2, "waitKey", wait_key)
+    monkeypatch.setattr(cv2, "waitKeyEx", wait_key)
     return screen
 
 
@@ -99,6 +118,22 @@ def test_window_takes_the_shape_of_each_photograph(screen, tmp_path):
     for height, width in ((480, 640), (480, 640), (800, 640), (400, 1280)):
         shown._present(np.zeros((height, width, 3), np.uint8))
     assert screen.sizes == [(640, 480), (640, 800), (1280, 400)]
+
+
+def test_arrow_keys_go_through_photographs_and_record_each_once(screen, tmp_path, capfd):
+    for number in range(4):
+        image = np.full((240, 320, 3), 60 * number, np.uint8)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), image)
+    (tmp_path / "in" / "2.png").write_bytes(b"damaged")
+    screen.keys[:] = ["left", "right", "right", "right", "left", "left", "left", *["\xff"] * 3, "q"]
+    assert run("--source", tmp_path / "in", "--output", tmp_path / "out") == 1
+    told = capfd.readouterr()
+    assert [line[:7] for line in told.out.splitlines()[:3]] == ["0 0.png", "1 1.png", "2 3.png"]
+    assert re.search(r"\n3 images in", told.out) and told.err.count("2.png is not an image") == 1
+    shown = [round(picture[5, 5, 0] / 60) for picture in screen.pictures]
+    assert [a for a, b in zip(shown, [None, *shown], strict=False) if a != b] == [0, 1, 3, 1, 0]
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -137,6 +172,31 @@ def test_heat_maps_are_made_once_a_frame_however_often_it_is_drawn(drawn_frame):
     assert asked == [[3], [4]]
 
 
+def test_nobody_waits_for_the_heat_maps_of_a_video(drawn_frame):
+    image, boxes = drawn_frame
+    go, faces = (
+        threading.Event(),
+        [Face(number, tuple(map(int, box)), np.eye(7)[3]) for number, box in enumerate(boxes)],
+    )
+
+    class Classifier:
+        def twin(self):
+            return self
+
+        def heat_maps(self, image, boxes, labels, rolls):
+            assert go.wait(20)
+            return np.ones((len(boxes), 4, 4))
+
+    find = window.BackgroundHeatMaps(Classifier())
+    assert not np.any(find(image, faces)) and not np.any(find(image, faces))  # cold until they are made
+    go.set()
+    deadline = time.monotonic() + 20
+    while not np.any(find(image, faces[:1])):
+        assert time.monotonic() < deadline
+    hot = find(image, [*faces, faces[0]._replace(identity=9)])
+    assert [heat.max() for heat in hot] in ([1, 1, 0], [1, 0, 0])
+
+
 def test_a_pause_counts_nowhere(monkeypatch, clip, capfd, screen):
     """The rest of a paused video keeps its pace, and the rate leaves the pause out."""
     now, shown_at = [0.0], []
@@ -149,9 +209,9 @@ def test_a_pause_counts_nowhere(monkeypatch, clip, capfd, screen):
             shown_at.append((len(screen.pictures), now[0]))
         if len(screen.pictures) == 10 and not screen.keys:
             screen.keys[:] = [" ", *["\xff"] * 100, " "]
-        return ord(screen.keys.pop(0)) if screen.keys else -1
+        return KEYS.get(key := screen.keys.pop(0)) or ord(key) if screen.keys else -1
 
-    monkeypatch.setattr(cv2, "waitKey", wait_key)
+    monkeypatch.setattr(cv2, "waitKeyEx", wait_key)
     assert run("--source", clip) == 0
     assert now[0] == pytest.approx(2.0 + 100 * 0.05, abs=0.3)  # 30 frames at 15 per second, and the pause
     assert re.match(r"30 frames in 2\.\d s \(1\d per second\)", capfd.readouterr().out)
