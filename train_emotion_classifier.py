@@ -12,6 +12,7 @@ Writes to --output-dir, each file whole or not at all:
     NETWORK.settings.json       the settings of the run
     NETWORK.log.csv  NETWORK.curve.png   loss, accuracy and learning rate per epoch
     NETWORK.resume.npz          everything --resume needs to go on from the last finished epoch
+Of drawn faces, these lie in models/drawn/: they are for trying things out.
 
 Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax, there on all accelerators of one or several hosts.
 The parts are in training/: faces (what is learnt from), optimizer, run (what is kept of it), hosts.
@@ -26,41 +27,9 @@ from pathlib import Path
 if __name__ == "__main__":  # `python -I` does not look for modules beside the script
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from training import hosts  # first: the package imports Keras in silence
-
-# isort: split
-import keras
-import numpy as np
-
 from command_line import Parser, UserError, exit_status, number_in_range, replacing
 from load_and_process import dataset, image_size
-from models.checkpoint import load_checkpoint
-from models.cnn import NETWORKS
-from training.faces import (
-    BATCHES_AHEAD,
-    VOTES_AS,
-    Augmentation,
-    AugmentedFaces,
-    blend_teacher_labels,
-    check_teachers,
-    load_training_data,
-)
-from training.optimizer import OPTIMIZERS, SCHEDULES, make_loss, make_optimizer
-from training.run import (
-    MONITORS,
-    BestCheckpoint,
-    RunFiles,
-    RunRecord,
-    build_network,
-    check_same_data,
-    draw_learning_curve,
-    limit_batch_norm_memory,
-    load_saved_run,
-    predict,
-    start_from_checkpoint,
-    stopped_early,
-    stopping_callbacks,
-)
+from models import network_names
 
 # ----------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -116,24 +85,28 @@ disturbances = 0.0             # share of faces with noise, blur, low resolution
 # machine
 precision = "auto"             # float32, mixed_bfloat16, or auto: see `choose_precision`
 seed = 0                       # of initial weights, order and augmentation
-output_dir = Path(__file__).resolve().parent / "models"
+output_dir = "auto"            # folder for everything that is written; auto: models/, of drawn faces models/drawn/
 tensorboard = False            # also write TensorBoard event files (needs: pip install tensorboard)
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
 EPOCHS, EPOCHS_DRAWN = 80, 40  # of `epochs` auto
 THIN = ("tiny_XCEPTION", "mini_XCEPTION")
+VOTES_AS = ("share", "people", "hard", "soft")
+OPTIMIZERS = ("muon", "adamw")
+SCHEDULES = ("cosine", "plateau")
+MONITORS = ("val_accuracy", "val_loss", "epoch")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; the settings above are the defaults, and every "auto" but hosts' is resolved."""
+def read_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the settings above are the defaults.  Takes no time: no library is needed."""
     parser = Parser(description="Train an emotion network.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     switch, number = argparse.BooleanOptionalAction, number_in_range
 
     add = parser.add_argument_group("the common dozen").add_argument
     add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder train/EMOTION/*, or: drawn")
-    add("--network", default=network, choices=NETWORKS, help="which network")
+    add("--network", default=network, choices=network_names(), help="which network")
     add("--epochs", type=number(int, 1, auto=True), default=epochs, help=f"auto: {EPOCHS}, of drawn {EPOCHS_DRAWN}")
     add("--batch-size", type=number(int, 1), default=batch_size, help="faces per step")
     add("--learning-rate", type=number(float, 1e-8, 100), default=learning_rate, help="at its peak")
@@ -198,6 +171,53 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not args.teacher and args.teacher_share != teacher_share:
         raise UserError("--teacher-share is about teachers' part of each label; found no --teacher: pass checkpoints")
     args.image_size = tuple(args.image_size)
+    return args
+
+
+if __name__ == "__main__" and (status := exit_status(lambda argv: 0 * bool(read_flags(argv)))):
+    sys.exit(status)  # a mistyped flag does not wait for the libraries, which take seconds
+
+# ----------------------------------------------------------------------------------------------------------
+# The run
+
+from training import hosts  # first: the package imports Keras in silence
+
+# isort: split
+import keras
+import numpy as np
+
+from models.checkpoint import load_checkpoint
+from models.cnn import NETWORKS
+from training.faces import (
+    BATCHES_AHEAD,
+    Augmentation,
+    AugmentedFaces,
+    blend_teacher_labels,
+    check_teachers,
+    load_training_data,
+)
+from training.optimizer import make_loss, make_optimizer
+from training.run import (
+    BestCheckpoint,
+    RunFiles,
+    RunRecord,
+    build_network,
+    check_network,
+    check_same_data,
+    draw_learning_curve,
+    limit_batch_norm_memory,
+    load_saved_run,
+    predict,
+    start_from_checkpoint,
+    stopped_early,
+    stopping_callbacks,
+)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, and resolve every "auto" but hosts'."""
+    args = read_flags(argv)
+    args.output_dir = choose_output_dir(args.output_dir, args.dataset)
     args.epochs = choose_epochs(args.epochs, args.dataset)
     args.augmentation = choose_augmentation(args.augmentation, args.network)
     args.disturbances = choose_disturbances(args.disturbances, args.network)
@@ -233,6 +253,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         The exit status.
     """
     say = print if hosts.is_first_host() else lambda *text, **how: None
+    is_drawn = str(args.dataset) == "drawn"
     files = RunFiles.of(args.output_dir, args.network)
     build, input_shape = NETWORKS[args.network], (*args.image_size, 1)
 
@@ -241,7 +262,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
     saved = load_saved_run(files, settings, args.resume)
     boards = tensorboard_callbacks(args) if args.tensorboard and hosts.is_first_host() else []
     with hosts.single_host():
-        build(input_shape, 2)
+        check_network(args.network, build, input_shape, calibrates=args.calibration_fraction > 0)
 
     # Faces and labels
     data = load_training_data(
@@ -401,12 +422,22 @@ def train(args: argparse.Namespace, settings: dict) -> int:
             trained, _ = load_checkpoint(best.path)
             for name, split in splits.items():
                 print(f"{name}: {describe_accuracy(predict(trained, split), split.emotions)}")
+        if is_drawn:
+            print("drawings only: this network knows no person's face; train on photographs for that")
         print(f"try it live: python real_time_emotion_recognition.py --model {best.path}")
     return 0
 
 
 # ----------------------------------------------------------------------------------------------------------
 # Settings
+
+
+def choose_output_dir(wanted: str | Path, data: str | Path) -> Path:
+    """Resolve "auto": networks of drawn faces do not lie beside those that come trained, which know people."""
+    if str(wanted) != "auto":
+        return Path(wanted)
+    models = Path(__file__).resolve().parent / "models"
+    return models / "drawn" if str(data) == "drawn" else models
 
 
 def choose_epochs(wanted: int | str, data: str | Path) -> int:

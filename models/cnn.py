@@ -6,15 +6,30 @@ are the paper's.  All five networks end in the same way: a 3x3 convolution (the 
 emotion, and the mean of that map is the emotion's logit.  The maps are coarse, 3x3 in most networks.  They do not show
 well which parts of a face a network needs: use `EmotionClassifier.heat_maps` for that.
 
-To add a network, write one more short function from the blocks below, and add it to `NETWORKS`.
+To add a network, write one more short function from the blocks below, or from Keras's layers, and add it to `NETWORKS`.
+It must end in a softmax over the emotions, and be trained with --network NAME.
+
+    python models/cnn.py        prints the networks, and how many parameters they have
 """
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from command_line import quiet_start
+
+    with quiet_start():  # TensorFlow writes about itself and its devices
+        import keras
+
+        keras.distribution.list_devices()
 
 import keras
 from keras import layers
 
 from command_line import UserError
+from load_and_process import EMOTIONS
 
 EMOTION_MAPS = "emotion_maps"  # name of the last convolution, the same in every network
 SMALLEST, LARGEST = 32, 96  # pixels, height and width; below 32 the emotion maps shrink to one point
@@ -174,3 +189,9 @@ def _head(inputs, x, num_classes, l2, name):
     x = layers.GlobalAveragePooling2D(name="logits")(x)
     x = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, x, name=name)
+
+
+if __name__ == "__main__":
+    for name, network in NETWORKS.items():
+        purpose = (network.__doc__ or "").partition(".")[0].partition(":")[0]
+        print(f"{name:<16}{network((48, 48, 1), len(EMOTIONS)).count_params():>9,} parameters   {purpose}")

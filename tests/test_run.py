@@ -12,6 +12,8 @@ from training import run
 from training.run import (
     build_network,
     calibrate,
+    check_network,
+    describe_seconds,
     first_watched_epoch,
     recalibrate_batch_norm,
     start_from_checkpoint,
@@ -72,6 +74,67 @@ def test_calibration_to_peoples_shares():
     last.set_weights([20 * weight for weight in last.get_weights()])
     shares = softmax(2 * np.log(model.predict(preprocess_images(faces), verbose=0)))
     assert calibrate(model, Split(faces, shares)) == pytest.approx(0.5, rel=0.02)
+
+
+def plain(ending):
+    """A builder as users write them: convolution, pooling, flattening, and an ending; without a name."""
+
+    def plain_CNN(input_shape, num_classes, l2_regularization=0.0):
+        layers = keras.layers
+        body = [keras.Input(input_shape), layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(8)]
+        return keras.Sequential([*body, layers.Flatten(), *ending(layers, num_classes)])
+
+    return plain_CNN
+
+
+ENDINGS = {
+    "dense softmax": (lambda layers, n: [layers.Dense(n, activation="softmax")], None),
+    "softmax of its own": (lambda layers, n: [layers.Dense(n), layers.Softmax()], None),
+    "convolution": (
+        lambda layers, n: [layers.Reshape((1, 1, -1)), layers.Conv2D(n, 1), layers.Flatten(), layers.Softmax()],
+        None,
+    ),
+    "batch normalization": (lambda layers, n: [layers.Dense(n), layers.BatchNormalization(), layers.Softmax()], None),
+    "logits": (lambda layers, n: [layers.Dense(n)], "must end in a softmax over the emotions; found that plain gives"),
+    "sigmoid": (lambda layers, n: [layers.Dense(n, activation="sigmoid")], "must end in a softmax over the emotions"),
+    "seven outputs": (lambda layers, n: [layers.Dense(7, activation="softmax")], "gives .7,. for 2 emotions"),
+    "bounded logits": (
+        lambda layers, n: [layers.Dense(n), layers.Activation("tanh"), layers.Softmax()],
+        "logits must be its last layer with weights, .* or pass --calibration-fraction 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ending", "message"), ENDINGS.values(), ids=ENDINGS)
+def test_any_softmax_network_is_calibrated_or_refused_at_the_start(ending, message):
+    keras.utils.set_random_seed(0)
+    builder, shape = plain(ending), (32, 32, 1)
+    if message:
+        with pytest.raises(UserError, match=message) as caught:
+            check_network("plain", builder, shape, calibrates=True)
+        assert "\n" not in str(caught.value)
+        return
+    check_network("plain", builder, shape, calibrates=True)
+    model = build_network(builder, shape, 7, 0.0, "float32")
+    assert model.name == "plain_CNN"
+    faces = random_faces(300, 32, 32)
+    before = model.predict(preprocess_images(faces), verbose=0)
+    temperature = calibrate(model, Split(faces, np.arange(300) % 7))
+    after = model.predict(preprocess_images(faces), verbose=0)
+    assert temperature != 1
+    np.testing.assert_allclose(after, softmax(np.log(before) / temperature), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_five_networks_pass_the_check(name):
+    check_network(name, NETWORKS[name], (32, 32, 1), calibrates=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (100, "2 min"), (3599, "1 h 00 min"), (11100, "3 h 05 min")]
+)
+def test_describe_seconds(seconds, text):
+    assert describe_seconds(seconds) == text
 
 
 def test_recalibration_without_faces_changes_nothing():

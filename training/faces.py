@@ -29,7 +29,6 @@ from models.classifier import EmotionClassifier
 from training.disturbances import disturb
 from training.hosts import short_hash
 
-VOTES_AS = ("share", "people", "hard", "soft")
 PREDICTED_AT_ONCE = 256  # faces
 BATCHES_AHEAD = 10  # batches that are prepared before their step
 

@@ -7,9 +7,6 @@ import numpy as np
 
 from models.cnn import EMOTION_MAPS
 
-OPTIMIZERS = ("muon", "adamw")
-SCHEDULES = ("cosine", "plateau")
-
 
 def make_optimizer(
     name: str,
@@ -26,7 +23,7 @@ def make_optimizer(
     """Build the optimizer of a run.
 
     Args:
-        name: One of OPTIMIZERS.
+        name: "muon" or "adamw".
         learning_rate: At its peak.
         schedule: "cosine": a linear rise, then half a cosine to zero over all epochs; "plateau": constant, for
             `keras.callbacks.ReduceLROnPlateau` to reduce.

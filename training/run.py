@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +18,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from command_line import UserError, replacing
+from command_line import UserError, new_figure, replacing
 from load_and_process import Split, preprocess_images
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.cnn import EMOTION_MAPS
 from training import hosts
 from training.faces import PREDICTED_AT_ONCE, AugmentedFaces, PlainFaces
 
@@ -57,9 +57,48 @@ def build_network(
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return builder(input_shape, num_classes, l2_regularization)
+        model = builder(input_shape, num_classes, l2_regularization)
     finally:
         keras.config.set_dtype_policy(policy)
+    if re.fullmatch(r"(functional|sequential)(_\d+)?", model.name):  # Keras numbers networks without a name
+        model.name = builder.__name__  # of the checkpoints
+    return model
+
+
+def check_network(
+    name: str, builder: Callable[..., keras.Model], input_shape: tuple[int, int, int], calibrates: bool
+) -> None:
+    """Build a network for two emotions, and refuse one that would fail after the first epoch.
+
+    Args:
+        name: In `models.cnn.NETWORKS`.
+        builder: The function of that name.
+        input_shape: Height, width and channels.
+        calibrates: Whether its logits must be such that `divide_logits` divides them.
+
+    Raises:
+        UserError: Its outputs are no probabilities, or its logits can't be divided.
+    """
+    model = builder(input_shape, 2)
+    faces = np.random.default_rng(0).uniform(-1, 1, (4, *input_shape)).astype(np.float32)
+    before = keras.ops.convert_to_numpy(model(faces)).astype(np.float64)
+    if before.shape != (4, 2) or not np.allclose(before.sum(axis=1), 1, atol=1e-3) or before.min() < 0:
+        raise UserError(
+            f"a network must end in a softmax over the emotions; found that {name} gives {before.shape[1:]} for 2 "
+            f"emotions, with the sum {before[:1].sum():.3g}: end with Dense(num_classes, activation='softmax')"
+        )
+    if not calibrates:
+        return
+    logits = np.log(np.maximum(before, 1e-12))
+    temperature = max(np.abs(logits[:, 1] - logits[:, 0]).max(), 1e-3)
+    divide_logits(model, temperature)
+    expected = np.exp(logits / temperature)
+    expected /= expected.sum(axis=1, keepdims=True)
+    if not np.allclose(keras.ops.convert_to_numpy(model(faces)), expected, atol=0.02):
+        raise UserError(
+            f"a network's logits must be its last layer with weights, pooled at most, for calibration; found {name} to "
+            "be of another kind: put a Dense or convolution before the softmax, or pass --calibration-fraction 0"
+        )
 
 
 def start_from_checkpoint(path: Path, model: keras.Model, emotions: tuple[str, ...]) -> None:
@@ -219,12 +258,11 @@ def recalibrate_batch_norm(model: keras.Model, faces: np.ndarray) -> None:
 def calibrate(model: keras.Model, held_out: Split) -> float:
     """Divide a network's logits by the temperature that makes the emotions of held-out faces most probable.
 
-    Predicted emotions stay the same.  The logits are means of the last convolution's maps, so the division of that
-    layer's weights is enough, and readers of the checkpoint need not know the temperature.
+    Predicted emotions stay the same.  The readers of the checkpoint need not know the temperature: see `divide_logits`.
     Source: Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599.
 
     Args:
-        model: One of `models.cnn.NETWORKS`; changed in place.
+        model: A network that `check_network` lets pass; changed in place.
         held_out: Split that the network has not learnt from; its emotions are numbers, or labels (n, emotions).  Where
             it is empty, nothing happens.
 
@@ -243,9 +281,18 @@ def calibrate(model: keras.Model, held_out: Split) -> float:
         return np.log(np.exp(logits / temperature).sum(axis=1)).mean()
 
     temperature = float(min(np.geomspace(0.25, 4, 401), key=log_loss))
-    last = model.get_layer(EMOTION_MAPS)
-    last.set_weights([weight / temperature for weight in last.get_weights()])
+    divide_logits(model, temperature)
     return temperature
+
+
+def divide_logits(model: keras.Model, temperature: float) -> None:
+    """Divide a network's logits, by dividing the weights of its last layer that has any.
+
+    The logits are proportional to these weights where only pooling, reshaping and the softmax come after that layer.
+    """
+    last = [layer for layer in model.layers if layer.trainable_weights][-1]
+    for weight in last.trainable_weights:
+        weight.assign(weight / temperature)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -321,7 +368,7 @@ class RunRecord(keras.callbacks.Callback):
         super().__init__()
         self.batches, self.best, self.counting, self.settings = batches, best, counting, settings
         self.files, self.saved = files, saved
-        self.rows = []
+        self.rows, self._seconds = [], []  # seconds: of the epochs of this process
         if saved:
             self.rows = saved["rows"]
             best.path, best.score = files.state.with_name(saved["best_name"]), tuple(saved["best_score"])
@@ -344,6 +391,9 @@ class RunRecord(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.batches.epoch = epoch
+        if self._seconds and hosts.is_first_host():
+            left = (self.params["epochs"] - epoch) * min(self._seconds[-5:])  # the first epoch compiles, too
+            print(f"about {describe_seconds(left)} left for {self.params['epochs'] - epoch} epochs", flush=True)
         self._started = time.monotonic()
         self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
@@ -356,6 +406,7 @@ class RunRecord(keras.callbacks.Callback):
                 "seconds": round(time.monotonic() - self._started, 2),
             }
         )
+        self._seconds.append(self.rows[-1]["seconds"])
         if hosts.is_first_host():
             self._write()
         hosts.wait_for_all("the epoch is saved")
@@ -380,6 +431,14 @@ class RunRecord(keras.callbacks.Callback):
         with replacing(self.files.log) as partial:
             pd.DataFrame(self.rows).to_csv(partial, index=False)
         self.best.forget_superseded()
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration to read, such as "3 h 05 min", "12 min" or "40 s"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def load_saved_run(files: RunFiles, settings: dict, resume: bool) -> dict | None:
@@ -422,7 +481,7 @@ def read_saved_run(files: RunFiles, settings: dict) -> dict | None:
                 f"--resume goes on with a run of {network}; {folder} holds one of {', '.join(others)}: pass --network "
                 f"{others[0]}, another --output-dir, or leave --resume out"
             )
-        print(f"no finished epoch of {network} in {folder} to go on from: starting at the first")
+        print(f"no finished epoch of {network} in {folder} to go on from: starting at the first", flush=True)
         return None
     try:
         saved = parse_saved_run(files.state)
@@ -464,9 +523,7 @@ def check_same_data(saved_settings: dict, facts: dict, dataset: str, folder: Pat
 
 def draw_learning_curve(rows: Sequence[dict], path: Path, title: str, *, label_smoothing: float, mixup: float) -> None:
     """Draw accuracy and loss per epoch as a PNG: of training, on augmented faces and blended labels, and validation."""
-    from matplotlib.figure import Figure  # here: a run that is refused need not wait for it
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     epoch = [row["epoch"] for row in rows]
     for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
