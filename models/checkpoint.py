@@ -404,9 +404,10 @@ def _read_description(path):
     fault = None if emotions is None else _fault_of(emotions) if isinstance(emotions, list) else f"{emotions!a:.60}"
     if fault:
         raise UserError(f"{path} is damaged: emotions are a list of names; found {fault}; copy or train it again")
-    name = attributes.get("network") or config["config"].get("name") or path.stem
+    name = attributes.get("network") or config["config"].get("name")
+    name = name if isinstance(name, str) and name.isprintable() else path.stem
     return (
-        Header(str(name), emotions and tuple(emotions), shape, _input_range(attributes, config, path)),
+        Header(name, emotions and tuple(emotions), shape, _input_range(attributes, config, path)),
         config,
         numbers,
     )
