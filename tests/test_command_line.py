@@ -1,10 +1,15 @@
 """Tests of command_line: what is told in one line and what keeps its traceback, flags and settings, files, starts."""
 
 import argparse
+import ast
+import contextlib
 import errno
 import importlib
+import io
 import os
 import platform
+import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -357,8 +362,76 @@ def test_number_in_range(convert, right, wrong):
             convert(text)
 
 
+TRICKY = [
+    "",
+    "-",
+    "--",
+    "nan",
+    "-1",
+    "1e999",
+    "9" * 30,
+    "auto",
+    "None",
+    "\x1b[2J",
+    "\udcff",
+    "a=b",
+    "@x",
+    "-1,1",
+    "x" * 5000,
+]
+
+
+def test_whatever_is_typed_is_understood_or_gets_one_line():
+    strategies = pytest.importorskip("hypothesis.strategies")
+    from hypothesis import given, settings
+
+    import crop_photographs
+    import real_time_emotion_recognition as live
+
+    flags = re.findall(r"--[a-z-]+", live.__doc__ + "".join(f"--{name.replace('_', '-')} " for name in dir(live)))
+    words = strategies.one_of(strategies.sampled_from(flags), strategies.sampled_from(TRICKY), strategies.text())
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @given(strategies.sampled_from([live.parse_args, crop_photographs.parse_args]), strategies.lists(words, max_size=6))
+    def check(parse_args, arguments):
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+            try:
+                parse_args(arguments)
+            except SystemExit as ended:
+                assert ended.code in (0, 2)
+                line = told.getvalue()
+                assert ended.code == 0 or (line.startswith("error: ") and line[:-1].isprintable() and line[-1] == "\n")
+            else:
+                assert not told.getvalue()
+
+    check()
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Files
+
+
+def test_a_file_of_any_name_is_written_or_refused_in_one_line(tmp_path):
+    strategies = pytest.importorskip("hypothesis.strategies")
+    from hypothesis import given, settings
+
+    signs = strategies.characters(exclude_characters="\0", categories=None)
+    names = strategies.one_of(strategies.text(signs, max_size=8), strategies.text("./~a\\", max_size=9))
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @given(names, strategies.integers(1, 90))
+    def check(name, times):
+        path = Path(tmp_path, "in", "here", f"_{name * times}")
+        try:
+            with replacing(path) as partial:
+                partial.write_text("whole")
+            assert path.read_text() == "whole"
+        except WriteError as error:
+            assert "can't be written" in str(error) and error.exit_status == 2
+
+    check()
+    assert not [found for found in tmp_path.rglob(".*") if found.name.endswith(str(os.getpid()))]
 
 
 def test_replacing_gives_the_file_its_name_when_all_is_written(tmp_path):
@@ -603,6 +676,71 @@ def test_a_package_that_is_not_installed_is_one_line(capsys):
         exit_status(lambda argv: importlib.import_module("json.no_such_part"))
     with pytest.raises(ModuleNotFoundError), quiet_start():
         importlib.import_module("json.no_such_part")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "proposal"),
+    [
+        (["--network", "mini_xception"], "; did you mean mini_XCEPTION?"),
+        (["--network=minixception"], "; did you mean mini_XCEPTION?"),
+        (["--netwrk", "mini_XCEPTION"], "; did you mean --network?"),
+        (["--start_from", "x"], "; did you mean --start-from?"),
+        (["--network", "resnet50"], ""),
+        (["--xyz"], ""),
+    ],
+)
+def test_a_mistyped_flag_or_choice_gets_a_proposal(capsys, arguments, proposal):
+    made = Parser()
+    made.add_argument("--network", choices=("tiny_XCEPTION", "mini_XCEPTION"))
+    made.add_argument("--start-from")
+    with pytest.raises(SystemExit):
+        made.parse_args(arguments)
+    line = capsys.readouterr().err
+    assert line.endswith(f"{proposal}; --help lists the flags\n") and line.count("did you mean") == bool(proposal)
+
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_older_python_gets_as_far_as_the_line_that_refuses_it(script):
+    """Python 3.8 reads the scripts, and imports nothing but its own library before this module."""
+    tree = ast.parse((ROOT / script).read_text(), feature_version=(3, 8))
+    for node in tree.body:
+        modules = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else modules
+        if "command_line" in modules:
+            break
+        assert all(name.partition(".")[0] in sys.stdlib_module_names for name in modules), modules
+    else:
+        assert script == "command_line.py"
+
+
+def test_an_older_python_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12, "final", 0))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(command_line.__file__)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: Python must be 3.11 or newer; found 3.10: python3.11 -m venv .venv\n"
+
+
+@pytest.mark.parametrize("folder", [None, ".venv"])
+def test_a_virtual_environment_that_is_not_active_is_named(monkeypatch, tmp_path, folder):
+    monkeypatch.setattr(command_line, "__file__", str(tmp_path / "command_line.py"))
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    if folder:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pyvenv.cfg").touch()
+    line = command_line.not_installed(ModuleNotFoundError(name="no_such_package"))
+    remedy = f"in this Python; found a virtual environment: source {tmp_path}/.venv/bin/activate" if folder else ": pip"
+    assert line.startswith("error: no_such_package is not installed") and remedy in line
+
+
+def test_a_script_without_its_packages_is_one_line():
+    """-S: Python without its folder of packages."""
+    done = run("-S", "-E", ROOT / "load_and_process.py")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: cv2 is not installed")
 
 
 def test_ctrl_c_while_libraries_load_is_no_traceback():
