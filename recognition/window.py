@@ -28,13 +28,12 @@ TITLE = "Emotions (? shows the keys)"
 HELP = (
     "?  these keys",
     "q, Esc  end",
-    "Space  pause",
+    "Space  pause (arrows: photographs)",
     "Tab, click  choose a face",
     "h  heat map: where the network looked",
     "m  mirror",
     "s  save the picture",
     "r  record, and stop recording",
-    "Arrows  go through photographs",
 )
 # what `cv2.waitKeyEx` gives for the arrow keys: the lower 16 bits on X11 and macOS, and on Windows
 STEPS = {0xFF51: -1, 0xF702: -1, 0x250000: -1, 0xFF53: 1, 0xF703: 1, 0x270000: 1}
