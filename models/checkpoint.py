@@ -406,11 +406,7 @@ def _read_description(path):
         raise UserError(f"{path} is damaged: emotions are a list of names; found {fault}; copy or train it again")
     name = attributes.get("network") or config["config"].get("name")
     name = name if isinstance(name, str) and name.isprintable() else path.stem
-    return (
-        Header(name, emotions and tuple(emotions), shape, _input_range(attributes, config, path)),
-        config,
-        numbers,
-    )
+    return (Header(name, emotions and tuple(emotions), shape, _input_range(attributes, config, path)), config, numbers)
 
 
 def _read_hdf5(path):
@@ -424,6 +420,11 @@ def _read_hdf5(path):
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises for damaged files
         raise UserError(f"{path} is not a whole HDF5 file ({_first_line(error)}); copy or train it again") from error
+    if path.name.endswith(".weights.h5"):
+        raise UserError(
+            f"{path} holds weights alone: build the network in Keras, network.load_weights('{path.name}'), and "
+            "model.save('NAME.keras')"
+        )
     if "model_config" not in attributes or not has_weights:
         raise UserError(
             f"{path} holds no Keras network: a checkpoint has its architecture (model_config) and its weights "

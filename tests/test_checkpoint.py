@@ -286,6 +286,158 @@ def test_loads_a_network_of_another_precision_in_float32(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------
+# Networks from elsewhere
+
+
+def foreign(path, *layers, shape=(32, 32, 1), activation="softmax", outputs=7):
+    """Save a network as tutorials have it; return it."""
+    given = [keras.Input(shape), *layers, keras.layers.Conv2D(2, 3, strides=4, activation="relu")]
+    model = keras.Sequential([*given, keras.layers.Flatten(), keras.layers.Dense(outputs, activation)])
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    model.save(path)
+    return model
+
+
+def answers(model, faces):
+    return keras.ops.convert_to_numpy(model(faces, training=False))
+
+
+ELSEWHERE = {  # layers and shape, what the user says, what the network takes for pixels from 0 to 1
+    "a leading Rescaling": ({"layers": [(keras.layers.Rescaling, 1 / 255)]}, {}, (0, 255)),
+    "augmentation": ({"layers": [(keras.layers.RandomRotation, 0.5)]}, {"input_range": (-1.0, 1.0)}, (-1, 1)),
+    "the range as said": ({}, {"input_range": (0.0, 1.0)}, (0, 1)),
+    "colour": ({"shape": (32, 40, 3)}, {"input_range": (0.0, 255.0)}, (0, 255)),
+    "five emotions": ({"outputs": 5}, {"emotions": tuple("abcde")}, (-1, 1)),
+}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_networks_from_elsewhere_answer_as_in_their_own_program(tmp_path, case, suffix):
+    given, said, (low, high) = ELSEWHERE[case]
+    path = tmp_path / f"net{suffix}"
+    layers = [layer(argument) for layer, argument in given.get("layers", ())]
+    model = foreign(path, *layers, **{name: value for name, value in given.items() if name != "layers"})
+    loaded, emotions = load_checkpoint(path, read_header(path)._replace(**said))
+    assert emotions == said.get("emotions", EMOTIONS)
+    height, width, channels = model.input_shape[1:]
+    grey = np.random.default_rng(0).random((8, height, width, 1), np.float32)
+    wanted = answers(model, (low + grey * (high - low)).repeat(channels, axis=-1))
+    np.testing.assert_allclose(answers(loaded, grey * 2 - 1), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("last", ["dense", "pooled", "sigmoid"])
+def test_logits_become_probabilities(tmp_path, last):
+    inputs = keras.Input((32, 32, 1))
+    x = keras.layers.Conv2D(7, 3, strides=8)(inputs)
+    layer = keras.layers.GlobalAveragePooling2D() if last == "pooled" else keras.layers.Flatten()
+    x = layer(x) if last == "pooled" else keras.layers.Dense(7, "sigmoid" if last == "sigmoid" else None)(layer(x))
+    model = keras.Model(inputs, x)
+    model.save(tmp_path / "net.keras")
+    faces = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 1)).astype(np.float32)
+    given, wanted = answers(load_checkpoint(tmp_path / "net.keras")[0], faces), answers(model, faces)
+    if last == "sigmoid":
+        np.testing.assert_array_equal(given, wanted)
+        with pytest.raises(UserError, match="net.keras must give probabilities, .* or logits; found other numbers"):
+            checkpoint.check_probabilities(given, "net.keras")
+    else:
+        np.testing.assert_allclose(given, np.exp(wanted) / np.exp(wanted).sum(axis=1, keepdims=True), rtol=1e-4)
+        checkpoint.check_probabilities(given, "net.keras")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_no_numbers_are_one_line(value):
+    rows = np.full((3, 7), 1 / 7)
+    rows[1, 2] = value
+    with pytest.raises(UserError, match="^net must give probabilities, .* found NaN or infinite numbers"):
+        checkpoint.check_probabilities(rows, "net")
+
+
+def unnamed(**said):
+    return checkpoint.Header("net", said.get("emotions"), (48, 48, 1), said.get("input_range"))
+
+
+def test_what_is_assumed_is_said_once(capsys):
+    ours = unnamed(emotions=EMOTIONS, input_range=(-1.0, 1.0))
+    for _ in range(2):
+        headers = checkpoint.complete_headers(["a", "b.h5"], [ours, unnamed()])
+    assert headers == [ours, unnamed()]
+    (notice,) = capsys.readouterr().err.splitlines()
+    assert notice.startswith("notice: assumed") and "b.h5" in notice and " a" not in notice.partition("b.h5")[2][:3]
+    assert "angry, disgust" in notice and "--emotions" in notice and "--input-range" in notice
+    said = {"emotions": LABELS, "input_range": (0.0, 1.0)}
+    assert checkpoint.complete_headers(["a", "b"], [ours, unnamed()], **said) == [ours, unnamed(**said)]
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", [{"emotions": LABELS}, {"input_range": (0.0, 1.0)}])
+def test_what_the_file_says_is_not_said_otherwise(said):
+    ours = unnamed(emotions=EMOTIONS, input_range=(-1.0, 1.0))
+    with pytest.raises(UserError, match="is for models whose file does not say it; a says .*python -m models"):
+        checkpoint.complete_headers(["a"], [ours], **said)
+    assert checkpoint.complete_headers(["a"], [ours], EMOTIONS, (-1.0, 1.0)) == [ours]
+
+
+@pytest.mark.parametrize("text", ["happy", "a,a", "a,", "a,\x1b[31m", ",".join("abcdefghijklmnopqrstu")])
+def test_emotions_that_are_no_names_are_one_line(text):
+    with pytest.raises(UserError, match="--emotions are names"):
+        checkpoint.parse_emotions(text)
+
+
+@pytest.mark.parametrize("text", ["1", "1,0", "0,nan", "0,1,2", "a,b", "-inf,inf", ""])
+def test_ranges_that_are_none_are_one_line(text):
+    with pytest.raises(UserError, match="--input-range is two numbers"):
+        checkpoint.parse_input_range(text)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_labels_and_range_are_written_into_the_file(tmp_path, monkeypatch, capsys, suffix):
+    path = tmp_path / f"net{suffix}"
+    model = foreign(path, outputs=3)
+    monkeypatch.setattr(checkpoint, "_compile", lambda *_: None)
+    assert checkpoint.main([str(path), "--emotions", " sad,happy,  neutral", "--input-range", "-1,3"]) == 0
+    assert f"written into {path}: emotions and input range" in capsys.readouterr().out
+    header = read_header(path)
+    assert (header.emotions, header.input_range) == (("sad", "happy", "neutral"), (-1.0, 3.0))
+    assert os.listdir(tmp_path) == [path.name]
+    again = keras.models.load_model(path)  # plain Keras still reads it
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="one output per emotion.* 3, .* 2"):
+        checkpoint.main([str(path), "--emotions", "sad,happy"])
+    assert path.read_bytes() == before
+
+
+def test_a_range_given_for_once_has_a_compiled_form_of_its_own(path):
+    header = read_header(path)
+    assert checkpoint._compiled_beside(path, header) == checkpoint._compiled_beside(path, header)
+    others = [header._replace(input_range=given) for given in ((0.0, 1.0), (0.0, 255.0), None)]
+    assert len({checkpoint._compiled_beside(path, each) for each in (header, *others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: (path.mkdir(), (path / "saved_model.pb").touch()), "SavedModel .*model.save"),
+        (lambda path: network().save_weights(path.with_suffix(".weights.h5")), "weights alone.*model.save"),
+    ],
+)
+def test_other_formats_of_keras_get_the_way(tmp_path, make, message):
+    make(tmp_path / "net")
+    (path,) = tmp_path.iterdir()
+    with pytest.raises(UserError, match=message) as caught:
+        read_header(path)
+    assert str(path) in str(caught.value)
+
+
+def test_onnx_without_its_packages_is_one_line(path, monkeypatch):
+    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="--onnx needs tf2onnx and onnx: pip install tf2onnx onnx$"):
+        checkpoint.main([str(path), "--onnx"])
+    assert os.listdir(path.parent) == [path.name]
+
+
+# ----------------------------------------------------------------------------------------------------------
 # Bad files: each a line that names the file
 
 
