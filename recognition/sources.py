@@ -436,14 +436,18 @@ class Video(Source):
         self.fps = _frame_rate(capture, 25.0)
         self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self._began, self._first_s = None, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        self._next_s = 0.0
+        said = capture.get(cv2.CAP_PROP_FPS)
+        self._next_s, self._last_s = (
+            0.0,
+            1 / (said if 0.1 <= said <= 240 else self.fps),
+        )  # how long the last frame lasts
 
     def __iter__(self) -> Iterator[Frame]:
         self._began = self.clock.now()
         number, time_s, image = 0, 0.0, self._first
         while image is not None:
             following = self.capture.read()[1]  # one ahead, because a frame is shown until the next one's time
-            self._next_s = self._time(number + 1, time_s) if following is not None else time_s + 1 / self.fps
+            self._next_s = self._time(number + 1, time_s) if following is not None else time_s + self._last_s
             yield Frame(number, time_s, as_bgr(image), self.name, self._next_s - time_s, self.path)
             number, time_s, image = number + 1, self._next_s, following
         if number < 0.9 * self.count and time_s < 0.9 * self._duration():  # the count in a file is an estimate

@@ -272,6 +272,12 @@ def test_the_frames_of_a_paused_video_are_due_later():
         assert frames.due(first) < frames.clock.now() < frames.due(next(given))
 
 
+@pytest.mark.parametrize(("fps", "lasts_s"), [(10, 0.1), (0.5, 2.0), (0, 0.04), (1000, 0.04)])
+def test_how_long_the_last_frame_of_a_video_lasts(fps, lasts_s):
+    with Video(FakeCamera(2, fps=fps, times_ms=[0, 2000]), "clip") as frames:
+        assert [frame.lasts_s for frame in frames] == pytest.approx([2.0, lasts_s])
+
+
 def test_a_video_that_was_late_goes_on_at_its_pace():
     now = [0.0]
     with Video(FakeCamera(4, fps=10.0), "clip") as frames:
