@@ -34,6 +34,7 @@ from recognition.window import has_display  # noqa: E402
 
 ALLOWED = (0.1, 0, 0)  # growth after the first fifth: share of the memory, open files, threads
 SAMPLES = 20
+CLIP = 250  # frames
 
 
 class Sample(NamedTuple):
@@ -104,10 +105,10 @@ def has_grown(samples: Sequence[Sample]) -> bool:
 
 
 def write_clip(path: Path) -> None:
-    """Write ten seconds of two drawn faces."""
+    """Write some seconds of two drawn faces."""
     capture = DrawnFaceCapture(identities=(Identity(), Identity()))
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (640, 480))
-    for _ in range(250):
+    for _ in range(CLIP):
         writer.write(capture.read()[1])
     writer.release()
 
