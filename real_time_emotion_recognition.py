@@ -72,8 +72,8 @@ heatmap = False                # show where the network looked
 mirror = False                 # show the picture as a mirror does
 # naming emotions
 flip = False                   # average in each face's mirror image: a little more accurate, for twice the time
-smoothing = 0.25               # time constant in seconds of each face's average over time; 0: no average
-label_lead = 0.1               # probability by which another emotion must lead to take the label at once; 0: any lead
+smoothing = 0.15               # time constant in seconds of each face's average over time; 0: no average
+label_lead = 0.2               # probability by which another emotion must lead to take the label at once; 0: any lead
 uncertain_below = 0.4          # probability under which a label reads "uncertain"; 0: never; over 1: always
 # finding faces
 detector = "haar"              # haar, blazeface, or the path of YuNet's .onnx file

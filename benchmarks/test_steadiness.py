@@ -1,0 +1,46 @@
+"""Tests of benchmarks/steadiness.py: its films, what it counts in made-up probabilities, and a short run."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import steadiness  # noqa: E402
+
+from drawn_faces import draw_dataset  # noqa: E402
+from recognition.tracking import Smoother  # noqa: E402
+
+
+def test_a_film_trembles_and_then_shows_the_other_face():
+    faces = draw_dataset((48, 48), 0, {"PublicTest": 1})["PublicTest"][0]
+    frames = steadiness.film(faces[3], faces[5], np.random.default_rng(0)).astype(float)
+    assert frames.shape == (13 * 25, 48, 48, 1)
+    assert all(abs(frames[i] - faces[3]).mean() < abs(frames[i] - faces[5]).mean() for i in (0, 100, 249))
+    assert all(abs(frames[i] - faces[5]).mean() < abs(frames[i] - faces[3]).mean() for i in (260, 324))
+    assert 1 < abs(frames[100] - frames[110]).mean() < 60
+
+
+@pytest.mark.parametrize(("lead", "changes", "delay"), [(0.0, 5.0, 80), (0.3, 0.0, 160)])
+def test_changes_and_delays_are_counted(lead, changes, delay):
+    films = np.full((2, 325, 2), 0.5)
+    films[:, :250, 0] += 0.01 + 0.03 * np.resize([1] * 5 + [-1] * 5, 250)  # five changes a second
+    films[:, 250:, 0] = np.maximum(0.1, 0.58 - 0.04 * np.arange(75))
+    films[..., 1] = 1 - films[..., 0]
+    steadiness.SURE, before = 0.0, steadiness.SURE
+    try:
+        seen, unsure, delays = steadiness.measure(films, Smoother(0, lead))
+    finally:
+        steadiness.SURE = before
+    assert seen == pytest.approx(changes, abs=0.1) and unsure == 0
+    assert len(delays) == 2 and delays == pytest.approx([delay] * 2, abs=80)
+
+
+def test_a_short_run_prints_a_row_for_each_setting(monkeypatch, capsys):
+    monkeypatch.setattr(steadiness, "CALM_S", 1)
+    assert steadiness.main(["--faces", "2", "--model", str(ROOT / "models" / "mini_XCEPTION.hdf5")]) == 0
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("2 faces, 1 s each") and len(rows) == len(steadiness.SETTINGS)
