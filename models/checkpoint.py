@@ -644,7 +644,8 @@ def _export_onnx(path, exported, header):
             model, _ = load_checkpoint(path, header)
         with contextlib.redirect_stdout(io.StringIO()), quiet_start():
             try:
-                model.export(partial, format="onnx", verbose=False)
+                model(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports what was called
+                model.export(str(partial), format="onnx", verbose=False)
             except Exception as error:  # with a foreign network any call inside these packages can fail
                 raise UserError(f"{path} can't be exported as ONNX: {_first_line(error)}") from error
 

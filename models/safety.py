@@ -276,7 +276,7 @@ def _copy_plain(value, path, largest=LARGEST_INTEGER):
 
 def _name(value, path):
     """Return the name of a layer."""
-    if value is None or (isinstance(value, str) and len(value) <= 200 and value.isprintable()):
+    if value is None or (isinstance(value, str) and len(value) <= 200 and value.isprintable() and ".." not in value):
         return value
     raise _refusal(path, f"the name {_shown(value)}")
 

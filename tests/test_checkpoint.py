@@ -1,7 +1,9 @@
 """Tests of models/checkpoint.py: complete files or none, labels, files of other projects, the compiled form."""
 
+import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -52,7 +54,8 @@ def compile_here():
     """Compile in this process, which has TensorFlow already: seconds less than in a process of its own."""
 
     def compile_in_this_process(command, **_):
-        checkpoint._compile(*map(Path, command[-2:]))
+        with contextlib.redirect_stdout(io.StringIO()):
+            checkpoint.main(command[3:])
         return subprocess.CompletedProcess(command, 0, "", "")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -428,6 +431,16 @@ def test_other_formats_of_keras_get_the_way(tmp_path, make, message):
     with pytest.raises(UserError, match=message) as caught:
         read_header(path)
     assert str(path) in str(caught.value)
+
+
+def test_onnx_answers_as_keras(path):
+    pytest.importorskip("tf2onnx", reason="installed on request only")
+    runtime = pytest.importorskip("onnxruntime", reason="installed on request only")
+    assert checkpoint.main([str(path), "--onnx"]) == 0
+    session = runtime.InferenceSession(path.with_suffix(".onnx"))
+    faces = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 1)).astype(np.float32)
+    (given,) = session.run(None, {session.get_inputs()[0].name: faces})
+    np.testing.assert_allclose(given, answers(load_checkpoint(path)[0], faces), atol=1e-4)
 
 
 def test_onnx_without_its_packages_is_one_line(path, monkeypatch):

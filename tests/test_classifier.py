@@ -143,6 +143,39 @@ def test_a_file_of_keras_2_answers_as_in_keras(drawn_frame, tmp_path):
     np.testing.assert_allclose(classify(frame, boxes), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (48, 48), (96, 64)])
+def test_small_faces_are_enlarged_as_networks_of_that_size_expect(size):
+    """Linearly, as in the programs that networks of other sizes come from; to 48x48 with cubic, as before."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    way = cv2.INTER_CUBIC if size == (48, 48) else cv2.INTER_LINEAR
+    wanted = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), size[::-1], interpolation=way)
+    np.testing.assert_array_equal(crop_faces(image, [[0, 0, 40, 40]], size)[0, ..., 0], wanted)
+
+
+def test_outputs_that_are_no_numbers_end_the_run_with_one_line(mini, drawn_frame, monkeypatch):
+    classify = EmotionClassifier([MODEL])
+    (_, network, path), *_ = classify.networks
+    rows = np.full((2, 7), np.nan, np.float32)
+    monkeypatch.setattr(type(network), "get_tensor", lambda *_: rows)
+    with pytest.raises(UserError, match=r"mini_XCEPTION.hdf5 must give probabilities, .* found NaN or infinite"):
+        classify(*drawn_frame)
+    assert path == MODEL
+
+
+def test_a_network_from_elsewhere_sees_colour_in_its_own_range(tmp_path, drawn_frame):
+    """Its file says nothing: the emotions and the range are the user's."""
+    inputs = keras.Input((60, 52, 3))
+    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(inputs))
+    network, path = keras.Model(inputs, keras.layers.Dense(3)(x)), tmp_path / "mine.keras"
+    network.save(path)
+    classify = EmotionClassifier([path], emotions=("sad", "happy", "bored"), input_range=(0.0, 1.0))
+    assert classify.emotions == ("sad", "happy", "bored")
+    frame, boxes = drawn_frame
+    faces = crop_faces(frame, boxes, (60, 52)).repeat(3, axis=-1) / np.float32(255)
+    wanted = keras.ops.convert_to_numpy(keras.ops.softmax(network(faces)))
+    np.testing.assert_allclose(classify(frame, boxes), wanted, atol=1e-4)
+
+
 # ----------------------------------------------------------------------------------------------------------
 # Compiled form
 

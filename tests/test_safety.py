@@ -138,6 +138,7 @@ HOSTILE = {
     "a tensor from nowhere": (functional([{"args": [tensor(FUNCTION)]}]), "tensor"),
     "a function in a call of Keras 2": (functional([[["faces", 0, 0, {"fn": FUNCTION}]]]), "of a call"),
     "an escape sequence in a name": (sequential(("Dense", {"name": "\x1b[31m"})), r"name '\\x1b\[31m'"),
+    "a path in a name": (sequential(("Dense", {"name": "../x"})), "name ../x"),
     "a huge number": (sequential(("Dense", {"units": 10**12})), "value 1000000000000"),
     "infinity": (sequential(("ReLU", {"max_value": float("inf")})), "value inf"),
 }

@@ -20,7 +20,7 @@ import pandas as pd
 
 from command_line import UserError, new_figure, replacing
 from load_and_process import Split, preprocess_images
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import complete_headers, load_checkpoint, read_header, save_checkpoint
 from training import hosts
 from training.faces import PREDICTED_AT_ONCE, AugmentedFaces, PlainFaces
 
@@ -107,7 +107,8 @@ def start_from_checkpoint(path: Path, model: keras.Model, emotions: tuple[str, .
     Raises:
         UserError: There is no such checkpoint, or it is one of another network.
     """
-    source, source_emotions = load_checkpoint(path)
+    (header,) = complete_headers([path], [read_header(path)])
+    source, source_emotions = load_checkpoint(path, header)
     source_layers = [layer for layer in source.layers if layer.weights]
     layers = [layer for layer in model.layers if layer.weights]
     if source_emotions != emotions:
