@@ -525,13 +525,14 @@ def _read_parquet(files: list[tuple[int, int, Path]], image_size: tuple[int, int
         try:
             with _whole(path):
                 table = pyarrow.parquet.read_table(path)
-        except pyarrow.ArrowException as error:
+                names = table.column_names
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             found = " ".join(str(error).split())[:200]
             raise UserError(f"{path} must be whole; found damage ({found}): download it again") from error
-        columns = [[name for name in names if name in table.column_names] for names in PARQUET_COLUMNS]
+        columns = [[name for name in wanted if name in names] for wanted in PARQUET_COLUMNS]
         if not all(columns):
             wanted = " and ".join(" or ".join(names) for names in PARQUET_COLUMNS)
-            raise UserError(f"{path}: the columns must be {wanted}; found {', '.join(table.column_names)}: rename them")
+            raise UserError(f"{path}: the columns must be {wanted}; found {', '.join(names)}: rename them")
         images, labels = (table[names[0]].to_pylist() for names in columns)
         label_names = _label_names(table.schema.metadata, columns[1][0])
         for row, (image, label) in enumerate(zip(images, labels, strict=True), 1):
