@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from recognition.annotation import Annotator
 from recognition.recording import Records, Summary, heat_maps, video_recorder, write_image
 from recognition.sources import Frame, Source
 from recognition.tracking import Face
+from recognition.video_writing import has_ffmpeg
 
 TITLE = "Emotions (? shows the keys)"
 HELP = (
@@ -178,6 +180,7 @@ class Window:
         self._newest = self._records = None  # what `Records` takes: frame, picture, faces
 
     def __enter__(self) -> Self:
+        threading.Thread(target=has_ffmpeg, daemon=True).start()  # asks now, so that the key r works at once
         return self
 
     def __exit__(self, *error):

@@ -214,3 +214,29 @@ def test_a_run_that_is_ended_leaves_its_table_and_a_video_that_plays(ended_by, t
         while count(left) <= 20:
             assert time.monotonic() < deadline
             time.sleep(0.2)
+
+
+@needs_ffmpeg
+@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is not installed: apt-get install xvfb")
+def test_a_screen_that_goes_away_leaves_the_recording(tmp_path):
+    """The window's library ends the process at once."""
+    read, write = os.pipe()
+    screen = subprocess.Popen(["Xvfb", "-displayfd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with open(read) as pipe:
+        environment = os.environ | {"DISPLAY": f":{pipe.readline().strip()}"}
+    flags = ["--source", "drawn", "--csv", tmp_path / "a.csv", "--output", tmp_path / "a.mp4"]
+    environment.pop("WAYLAND_DISPLAY", None)
+    with subprocess.Popen([sys.executable, SCRIPT, *flags], env=environment, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not ((tmp_path / "a.csv").exists() and (tmp_path / "a.csv").read_text().count("\n") > 5):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        screen.terminate()
+        screen.wait()
+        process.wait(timeout=30)
+    (left,) = tmp_path.glob("a.mp4*")
+    while not count(left):  # ffmpeg ends a moment later
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert (tmp_path / "a.csv").read_text().count("\n") > 5
