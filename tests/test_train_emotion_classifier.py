@@ -428,6 +428,61 @@ def test_bad_settings_are_refused_like_bad_flags(tmp_path, capsys, monkeypatch, 
     assert not (tmp_path / "models").exists()
 
 
+def test_a_network_of_ones_own_trains_through_calibration(tmp_path, faces_csv, monkeypatch, capsys):
+    """The README's example: plain convolutions and a dense layer, on a CSV with a held-out part for calibration."""
+    layers = keras.layers
+
+    def plain_CNN(input_shape, num_classes, l2_regularization=0.0):
+        l2 = keras.regularizers.L2(l2_regularization)
+        return keras.Sequential(
+            [
+                keras.Input(input_shape),
+                layers.Conv2D(32, 3, activation="relu", kernel_regularizer=l2),
+                layers.MaxPooling2D(4),
+                layers.Conv2D(64, 3, activation="relu", kernel_regularizer=l2),
+                layers.Flatten(),
+                layers.Dense(num_classes, activation="softmax", dtype="float32"),
+            ]
+        )
+
+    monkeypatch.setitem(train.NETWORKS, "plain_CNN", plain_CNN)
+    monkeypatch.setattr(train, "network_names", lambda: [*NETWORKS, "plain_CNN"])
+    held_out = ("--calibration-fraction", 0.3, "--smallest-calibration", 5)
+    assert run_csv(tmp_path, faces_csv, "--epochs", 2, *held_out, network="plain_CNN") == 0
+    (best,) = checkpoints(tmp_path)
+    with h5py.File(tmp_path / best) as file:
+        assert best.startswith("plain_CNN.") and file.attrs["temperature"] != 1
+    _, emotions = load_checkpoint(tmp_path / best)
+    assert emotions == EMOTIONS
+    assert "left for 1 epochs" in capsys.readouterr().out
+
+
+def test_names_of_networks_and_choices_are_those_of_the_libraries():
+    assert train.network_names() == list(NETWORKS)
+    assert set(train.MONITORS) == set(run.MONITORS)
+
+
+def test_drawn_networks_do_not_lie_beside_those_that_come_trained():
+    assert train.parse_args(["--dataset", "drawn"]).output_dir == ROOT / "models" / "drawn"
+    assert train.parse_args([]).output_dir == ROOT / "models"
+    assert train.parse_args(["--dataset", "drawn", "--output-dir", "models"]).output_dir == Path("models")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--network", "mini_xception"], "did you mean mini_XCEPTION?"),
+        (["--teacher-share", "0.3"], "--teacher-share is about teachers' part"),
+    ],
+)
+def test_a_mistake_is_told_before_the_libraries_load(arguments, line):
+    """Under a Python that has no Keras."""
+    code = "import runpy, sys; sys.modules['keras'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
+    code = f"import sys; sys.argv = {['train_emotion_classifier.py', *arguments]}; " + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_each_network_gets_the_augmentation_that_suits_it():
     suited = {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0, "big_XCEPTION": 1.4, "simpler_CNN": 1.4, "simple_CNN": 1.4}
     assert {name: train.choose_augmentation("auto", name) for name in NETWORKS} == suited
