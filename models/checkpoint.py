@@ -17,6 +17,7 @@ contains the hash of the checkpoint's bytes, so a changed checkpoint is compiled
 
     python -m models.checkpoint MODEL                          compile a checkpoint, and put the result beside it
     python -m models.checkpoint MODEL --emotions a,b,c --input-range 0,1      write what a file does not say into it
+    python -m models.checkpoint MODEL MODEL.keras              write it in Keras's own format
     python -m models.checkpoint MODEL --onnx                   put an ONNX file beside it
 
 Importing this module imports neither TensorFlow nor Keras.
@@ -634,6 +635,15 @@ def _compile(path, compiled, header=None):
         partial.write_bytes(content)
 
 
+def _write_keras(path, written, header):
+    """Write a checkpoint as `.keras`, with labels and range inside."""
+    with replacing(written) as partial:
+        with quiet_start():
+            model, emotions = load_checkpoint(path, header)
+        model.save(partial)
+        write_header(partial, header._replace(emotions=emotions, input_range=RANGE))
+
+
 def _export_onnx(path, exported, header):
     """Write a checkpoint as ONNX, through Keras."""
     missing = [name for name in ("tf2onnx", "onnx") if not importlib.util.find_spec(name)]
@@ -654,8 +664,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compile or export one checkpoint, or write its labels into it, as the command line says."""
     parser = Parser(prog="python -m models.checkpoint", description="Compile a checkpoint for the live script.")
     parser.add_argument("path", metavar="MODEL.hdf5", type=Path, help="a .keras, .hdf5 or .h5 of Keras")
-    text = "default: beside the checkpoint; where it is given, the checkpoint itself stays as it is"
-    parser.add_argument("compiled", nargs="?", metavar="MODEL.tflite", type=Path, help=text)
+    text = (
+        "what is made, a .tflite or a .keras (default: a .tflite beside it); the model's own file then stays as it is"
+    )
+    parser.add_argument("made", nargs="?", metavar="MODEL.tflite", type=Path, help=text)
     text = "names in the order of the outputs, which are written into the checkpoint"
     parser.add_argument("--emotions", metavar="A,B,C", help=text)
     text = "what the network takes for black and white (0,1 or 0,255), which is written into the checkpoint"
@@ -669,9 +681,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.onnx:
         exported = args.path.with_suffix(".onnx") if args.onnx == Path() else args.onnx
         _export_onnx(args.path, exported, header)
-        print(f"exported: {exported}")
+        print(printable(f"exported: {exported}"))
         return 0
-    if (emotions or input_range) and not args.compiled:
+    if (emotions or input_range) and not args.made:
         with quiet_start():
             load_checkpoint(args.path, header)  # checks that there is one emotion per output
         write_header(args.path, header)
@@ -679,9 +691,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"written into {args.path}: "
             + " and ".join(name for name, given in (("emotions", emotions), ("input range", input_range)) if given)
         )
-    compiled = args.compiled or _compiled_beside(args.path, header)
-    _compile(args.path, compiled, header)
-    print(f"compiled: {compiled}")
+    made = args.made or _compiled_beside(args.path, header)
+    (_write_keras if made.suffix == ".keras" else _compile)(args.path, made, header)
+    print(printable(f"{'written' if made.suffix == '.keras' else 'compiled'}: {made}"))
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from command_line import UserError, quiet_start
+from command_line import UserError, printable, quiet_start
 from load_and_process import preprocess_images, resize_face
 from models.checkpoint import (
     check_probabilities,
@@ -222,7 +222,7 @@ def _load_compiled(path, header):
         try:
             return _start(compiled)
         except (ValueError, RuntimeError):  # LiteRT raises them while it checks the file
-            print(f"notice: {compiled} is damaged and ignored", file=sys.stderr)
+            print(printable(f"notice: {compiled} is damaged and ignored"), file=sys.stderr)
     compiled = compile_to_cache(path, header)
     try:
         return _start(compiled)

@@ -30,6 +30,7 @@ from keras import layers
 
 from command_line import UserError
 from load_and_process import EMOTIONS
+from models.safety import MOST_EMOTIONS
 
 EMOTION_MAPS = "emotion_maps"  # name of the last convolution, the same in every network
 SMALLEST, LARGEST = 32, 96  # pixels, height and width; below 32 the emotion maps shrink to one point
@@ -139,6 +140,8 @@ def _input_and_l2(input_shape, num_classes, l2_regularization):
         raise ValueError(f"num_classes must be a whole number; found {num_classes!r}")
     if num_classes < 2:
         raise UserError(f"a network must have at least 2 emotions; found {num_classes}: use data that show more")
+    if num_classes > MOST_EMOTIONS:
+        raise UserError(f"a network may have {MOST_EMOTIONS} emotions at most; found {num_classes}: use fewer folders")
     if not l2_regularization >= 0:  # not (...): NaN compares false
         raise ValueError(f"l2_regularization must be 0 or more; found {l2_regularization!r}")
     return keras.Input(shape, name="faces"), keras.regularizers.L2(l2_regularization) if l2_regularization else None

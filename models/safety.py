@@ -296,7 +296,7 @@ def _refusal(path, found):
     """Return the error of a file that holds what no plain network of faces needs."""
     return UserError(
         f"a model file may hold plain layers with plain arguments alone, since others can run code or read files; "
-        f"found {found} in {path}: take a model without it"
+        f"found {found} in {path}: take a model without it, or see docs/security.md"
     )
 
 

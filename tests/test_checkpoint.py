@@ -433,6 +433,15 @@ def test_other_formats_of_keras_get_the_way(tmp_path, make, message):
     assert str(path) in str(caught.value)
 
 
+def test_a_checkpoint_becomes_a_keras_file(path, saved):
+    made = path.with_suffix(".keras")
+    assert checkpoint.main([str(path), str(made)]) == 0
+    assert sorted(os.listdir(path.parent)) == sorted([path.name, made.name])
+    assert read_header(made) == read_header(path)
+    np.testing.assert_array_equal(probabilities(load_checkpoint(made)[0]), probabilities(saved[1]))
+    assert keras.models.load_model(made).count_params() == saved[1].count_params()
+
+
 def test_onnx_answers_as_keras(path):
     pytest.importorskip("tf2onnx", reason="installed on request only")
     runtime = pytest.importorskip("onnxruntime", reason="installed on request only")

@@ -727,6 +727,20 @@ def test_a_script_without_its_packages_is_one_line():
     assert done.stderr.startswith("error: cv2 is not installed")
 
 
+def test_control_characters_reach_the_terminal_escaped(capsys):
+    def main(argv):
+        raise UserError("found \x1b[31mred\x07.hdf5\nerror: \udcff\u202e, Fröhlich")
+
+    assert exit_status(main) == 2
+    assert capsys.readouterr().err == "error: found \\x1b[31mred\\x07.hdf5\\nerror: \\udcff\\u202e, Fröhlich\n"
+
+
+def test_numbers_that_begin_with_a_minus_are_values():
+    parser = Parser()
+    parser.add_argument("--range")
+    assert parser.parse_args(["--range", "-1,1"]).range == "-1,1"
+
+
 def test_ctrl_c_while_libraries_load_is_no_traceback():
     with pytest.raises(SystemExit) as stopped, quiet_start():
         signal.raise_signal(signal.SIGINT)

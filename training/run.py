@@ -21,6 +21,7 @@ import pandas as pd
 from command_line import UserError, new_figure, replacing
 from load_and_process import Split, preprocess_images
 from models.checkpoint import complete_headers, load_checkpoint, read_header, save_checkpoint
+from models.safety import copy_description
 from training import hosts
 from training.faces import PREDICTED_AT_ONCE, AugmentedFaces, PlainFaces
 
@@ -77,9 +78,10 @@ def check_network(
         calibrates: Whether its logits must be such that `divide_logits` divides them.
 
     Raises:
-        UserError: Its outputs are no probabilities, or its logits can't be divided.
+        UserError: Its outputs are no probabilities, its logits can't be divided, or a checkpoint may not hold a layer.
     """
     model = builder(input_shape, 2)
+    copy_description(json.loads(model.to_json()), Path(name))  # a layer that could not be loaded again
     faces = np.random.default_rng(0).uniform(-1, 1, (4, *input_shape)).astype(np.float32)
     before = keras.ops.convert_to_numpy(model(faces)).astype(np.float64)
     if before.shape != (4, 2) or not np.allclose(before.sum(axis=1), 1, atol=1e-3) or before.min() < 0:
