@@ -18,7 +18,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from command_line import UserError, printable
+from command_line import UserError, printable, uninterrupted
 from models.classifier import EmotionClassifier
 from recognition.annotation import Annotator
 from recognition.recording import Records, Summary, heat_maps, video_recorder, write_image
@@ -177,6 +177,7 @@ class Window:
         self.annotate, self.folder, self.ended = annotate, folder, False
         self._shape, self._clicks = None, []  # height and width of the picture that the window was fitted to
         self._message, self._message_until = "", 0.0
+        self._saving = []  # threads that end recordings
         self._newest = self._records = None  # what `Records` takes: frame, picture, faces
 
     def __enter__(self) -> Self:
@@ -185,6 +186,9 @@ class Window:
 
     def __exit__(self, *error):
         self._stop_recording()
+        with uninterrupted():
+            for thread in self._saving:
+                thread.join()
         with contextlib.suppress(cv2.error):
             cv2.destroyAllWindows()
 
@@ -302,8 +306,14 @@ class Window:
         self._tell(f"recording {path.name}")
 
     def _stop_recording(self):
+        """End a recording in the background: while the video gets its name, the window stays alive."""
         records, self._records = self._records, None
-        if records and self._try(lambda: records.__exit__(None, None, None)):
+        if records:
+            self._saving.append(threading.Thread(target=self._save, args=(records,)))
+            self._saving[-1].start()
+
+    def _save(self, records):
+        if self._try(lambda: records.__exit__(None, None, None)):
             self._tell("recording saved")
 
     def _show_message(self, message):
