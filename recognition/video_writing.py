@@ -240,10 +240,14 @@ def _copy_packets(unfinished, partial):
     reader.release()
 
 
-@functools.lru_cache  # once in a run, before the first video of this process in the folder
+_left_behind_once = functools.lru_cache(left_behind)  # before the first video of this process in a folder; then empty
+
+
 def _finish_left_behind(folder, taken):
     """Finish the videos in a folder whose programs were killed; none of them gets the name `taken`."""
-    for unfinished in left_behind(folder):
+    found = _left_behind_once(folder)
+    while found:
+        unfinished = found.pop()
         path = unfinished.with_name(unfinished.name.rpartition(".unfinished.")[0] or "-")
         if unfinished.name.startswith(".") or path.suffix.lower() not in VIDEO_CODECS:
             continue

@@ -87,7 +87,7 @@ def test_what_a_killed_run_left_is_finished_by_the_next(writer, pictures, ending
     for other in others:
         shutil.copy(tmp_path / left, other)
 
-    video_writing._finish_left_behind.cache_clear()
+    video_writing._left_behind_once.cache_clear()
     next_one = VideoFile(tmp_path / f"a{ending}", 15.0)  # the same name
     next_one.discard()
     assert {path.name for path in tmp_path.iterdir()} == {f"a-2{ending}", *(other.name for other in others)}
