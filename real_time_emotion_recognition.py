@@ -36,9 +36,9 @@ from command_line import (  # first: it names a missing package
 import cv2
 
 from models.checkpoint import parse_emotions, parse_input_range
-from models.classifier import EmotionClassifier
 from recognition.annotation import LANGUAGES, Annotator
-from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector
+from recognition.detection import DEFAULT_CASCADE
+from recognition.recognizer import EmotionRecognizer, Recognize, show_progress
 from recognition.recording import (
     OutputFiles,
     Records,
@@ -49,7 +49,6 @@ from recognition.recording import (
     open_recorders,
 )
 from recognition.sources import Frame, Source, SourceLost, expand_sources, open_source, read_files
-from recognition.tracking import FaceTracker, Smoother, Track, detect_in_stills, take_whole_images
 from recognition.window import View, Window, open_window
 
 # ----------------------------------------------------------------------------------------------------------
@@ -165,19 +164,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenCV and FFmpeg print a line for every failed attempt; the user needs only ours
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    given = parse_emotions(args.emotions), parse_input_range(args.input_range)
-    classify = EmotionClassifier(args.model, args.flip, *given)
-    detector_path = find_detector(args.detector, args.cascade)
+    recognizer = build_recognizer(args)
     sources = expand_sources(args.source)
     files = OutputFiles(args.output, args.csv, args.timeline, args.explain)
     several = len(sources) > 1
     if several:
         check_folders(files)
-    reserved = ReservedPaths([*args.model, detector_path, *(path for each in sources for path in read_files(each))])
-    annotate = Annotator(classify.emotions, args.language, args.heatmap, args.mirror)
+    read = [*args.model, recognizer.detector_path, *(path for each in sources for path in read_files(each))]
+    reserved = ReservedPaths(read)
+    annotate = Annotator(recognizer.emotions, args.language, args.heatmap, args.mirror)
     faults = 0
     with contextlib.nullcontext() if args.headless else open_window(annotate, ROOT / "output") as window:
-        session = Session(args, classify, detector_path, annotate, window, several, files, reserved)
+        session = Session(args, recognizer, annotate, window, several, files, reserved)
         for each in sources:
             try:
                 faults += process_source(each, session)
@@ -191,12 +189,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if faults else 0
 
 
+def build_recognizer(args: argparse.Namespace) -> EmotionRecognizer:
+    """Return the recognizer that the flags describe."""
+    return EmotionRecognizer(
+        args.model,
+        emotions=parse_emotions(args.emotions),
+        input_range=parse_input_range(args.input_range),
+        flip=args.flip,
+        smoothing=args.smoothing,
+        label_lead=args.label_lead,
+        uncertain_below=args.uncertain_below,
+        detector=args.detector,
+        smallest_face=args.smallest_face,
+        still_smallest_face=args.still_smallest_face,
+        cascade=args.cascade,
+        detection_side=args.detection_side,
+        still_detection_side=args.still_detection_side,
+        scale_factor=args.scale_factor,
+        still_scale_factor=args.still_scale_factor,
+        min_neighbors=args.min_neighbors,
+    )
+
+
 class Session(NamedTuple):
     """What all sources of a run share."""
 
     args: argparse.Namespace
-    classify: EmotionClassifier
-    detector_path: Path
+    recognizer: EmotionRecognizer
     annotate: Annotator
     window: Window | None
     several: bool  # sources
@@ -214,23 +233,20 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
     Raises:
         UserError: The source can't be read any more, or none of its files can be written.
     """
-    args, classify, annotate, window = session.args, session.classify, session.annotate, session.window
+    recognizer, annotate, window = session.recognizer, session.annotate, session.window
     ended_by = None
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_libraries())
         frames = stack.enter_context(open_source(source, endless=window is not None and not session.several))
         files = name_files(frames, session)
         session.reserved.reserve(files)
-        records = stack.enter_context(Records(open_recorders(files, frames, classify, annotate.labels)))
-        detect = build_detector(session.detector_path, args, frames.still)
-        track = detect_in_stills(detect) if frames.still else FaceTracker(detect)
-        track = take_whole_images if args.cropped else track
-        steadiness = (0, 0) if frames.still else (args.smoothing, args.label_lead)
-        smooth = Smoother(*steadiness, args.uncertain_below)
+        records = stack.enter_context(Records(open_recorders(files, frames, recognizer.classify, annotate.labels)))
+        recognize = recognizer.follow(frames.still, session.args.cropped)
         annotate.forget()
-        summary = Summary(classify.emotions, frames.clock, frames.fps, frames.still)
+        summary = Summary(recognizer.emotions, frames.clock, frames.fps, frames.still)
+        view = View(frames, recognizer.classify, annotate, summary, window)
         try:
-            run(frames, track, classify, smooth, annotate, records, summary, window)
+            run(frames, recognize, view, records, summary, window)
         except (KeyboardInterrupt, SourceLost) as error:
             if not summary.count:
                 raise
@@ -246,15 +262,6 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
     return frames.broken + records.faults
 
 
-def build_detector(path: Path, args: argparse.Namespace, still: bool) -> FaceDetector:
-    """Return the detector of a file with the settings for images, or with those for videos and cameras."""
-    if still:
-        sizes = args.still_detection_side, args.still_scale_factor, args.min_neighbors, args.still_smallest_face
-    else:
-        sizes = args.detection_side, args.scale_factor, args.min_neighbors, args.smallest_face
-    return open_detector(path, still, *sizes)
-
-
 def name_files(frames: Source, session: Session) -> OutputFiles:
     """Return the files to write of a source: as the flags say, or in output/ where nobody would see anything."""
     files = session.files
@@ -266,29 +273,18 @@ def name_files(frames: Source, session: Session) -> OutputFiles:
 
 
 def run(
-    frames: Source,
-    track: Track,
-    classify: EmotionClassifier,
-    smooth: Smoother,
-    annotate: Annotator,
-    records: Records,
-    summary: Summary,
-    window: Window | None,
+    frames: Source, recognize: Recognize, view: View, records: Records, summary: Summary, window: Window | None
 ) -> None:
     """Show and record every frame, with or without a face in it, until the source or the user ends the loop."""
-    view = View(frames, classify, annotate, summary, window)
     for frame in with_progress(frames, window):  # None: no new frame yet
         if frame is not None:
-            tracked = track(frame.image, frame.time_s)  # k faces, each with its box
-            boxes, rolls = [face.box for face in tracked], [face.roll for face in tracked]
-            probabilities = classify(frame.image, boxes, rolls)  # (k, emotions)
-            faces = smooth(tracked, probabilities, frame.time_s)
+            faces = recognize(frame.image, frame.time_s)  # found, followed and named
             picture = view.update(frame, faces) if records or window else None  # boxes, labels and bars
             if not frame.again:
                 records(frame, picture, faces)
                 summary.add(faces, frame.time_s, frame.lasts_s)
             if frames.still and not frame.again:
-                named = ", ".join(annotate.label(face)[0] for face in faces) or "no face found"
+                named = ", ".join(view.annotate.label(face)[0] for face in faces) or "no face found"
                 print(printable(f"{frame.number} {frame.name}: {named}"), flush=True)
         if window and not window.show(view, frame):
             break
@@ -298,9 +294,7 @@ def with_progress(frames: Source, window: Window | None) -> Iterable[Frame | Non
     """Return the frames, with a progress bar in the terminal where their number is known and no window shows them."""
     if window or frames.still or not frames.count:
         return frames
-    from tqdm import tqdm  # takes time to import
-
-    return tqdm(frames, printable(frames.name), frames.count, unit=" frames", leave=False, disable=None)
+    return show_progress(frames)
 
 
 if __name__ == "__main__":

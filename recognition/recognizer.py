@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Union
 import cv2
 import numpy as np
 
-from command_line import UserError
+from command_line import UserError, printable
 from models.classifier import Crops, EmotionClassifier
 from recognition.annotation import Annotator
 from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector
@@ -268,7 +268,7 @@ class EmotionRecognizer:
             except UserError as error:
                 if len(opened) == 1:
                     raise
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {printable(str(error))}", file=sys.stderr)
         return pandas.DataFrame(rows, columns=[*COLUMNS, *self.emotions])
 
     def draw(
@@ -363,7 +363,7 @@ def show_progress(frames: Source, disable: bool | None = None) -> Iterable[Frame
     from tqdm import tqdm  # takes time to import
 
     unit = " images" if frames.still else " frames"
-    return tqdm(frames, frames.name, frames.count or None, unit=unit, leave=False, disable=disable)
+    return tqdm(frames, printable(frames.name), frames.count or None, unit=unit, leave=False, disable=disable)
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -19,8 +19,7 @@ import real_time_emotion_recognition as live
 from command_line import UserError, WriteError, exit_status
 from drawn_faces import draw_face
 from load_and_process import load_fer2013_data, preprocess_images
-from models.classifier import EmotionClassifier
-from recognition.detection import find_detector, open_detector
+from recognition.detection import open_detector
 
 ROOT = Path(crop_photographs.__file__).parent
 WAYS = {
@@ -83,12 +82,11 @@ def test_crops_the_faces_of_photographs(photographs, tmp_path, crop):
 
 def test_the_faces_are_those_that_the_live_script_sees(photographs, tmp_path):
     assert exit_status(crop_photographs.main, [str(photographs), str(tmp_path / "faces")]) == 0
-    classifier = EmotionClassifier(live.model)
+    recognizer = live.build_recognizer(live.parse_args([]))
     frame = cv2.imread(str(photographs / "test" / "happy" / "astronaut.png"))
-    args = live.parse_args([])
-    boxes, rolls, _ = live.build_detector(find_detector(args.detector, args.cascade), args, still=True)(frame)
+    (seen,) = recognizer.follow(still=True)(frame, 0.0)
     face = preprocess_images(load_fer2013_data(tmp_path / "faces")["PrivateTest"].faces)
-    np.testing.assert_array_equal(classifier.predict(face), classifier(frame, boxes[:1], rolls[:1]))
+    np.testing.assert_array_equal(recognizer.classify.predict(face), [seen.probabilities])
 
 
 def test_the_settings_are_those_of_the_live_script_for_images():

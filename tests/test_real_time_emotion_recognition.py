@@ -19,7 +19,7 @@ import real_time_emotion_recognition as live
 from command_line import UserError, exit_status
 from drawn_faces import DrawnFaceCapture, draw_dataset
 from load_and_process import EMOTIONS, preprocess_images
-from recognition import sources
+from recognition import recognizer, sources
 from recognition.tracking import Smoother
 
 SCRIPT = Path(live.__file__)
@@ -271,8 +271,8 @@ def test_camera_that_falls_silent_is_one_line_and_keeps_what_came(connect_camera
 
 @pytest.mark.parametrize("flags, flip", [([], False), (["--flip"], True)])
 def test_flip_reaches_the_classifier(flags, flip, monkeypatch, photograph, tmp_path):
-    built, build = [], live.EmotionClassifier
-    monkeypatch.setattr(live, "EmotionClassifier", lambda *arguments: built.append(build(*arguments)) or built[0])
+    built, build = [], recognizer.EmotionClassifier
+    monkeypatch.setattr(recognizer, "EmotionClassifier", lambda *arguments: built.append(build(*arguments)) or built[0])
     assert run("--source", photograph, "--headless", "--csv", tmp_path / "a.csv", *flags) == 0
     assert [classify.flip for classify in built] == [flip]
     (row,) = rows(tmp_path / "a.csv")
@@ -294,7 +294,7 @@ def test_images_that_are_faces_already(tmp_path, capfd):
     assert [(row["frame"], row["face"], row["width"], row["x"]) for row in table] == [
         (str(number), "0", "48", "0") for number in range(len(faces))
     ]
-    expected = live.EmotionClassifier(live.model).predict(preprocess_images(faces))
+    expected = recognizer.EmotionClassifier(live.model).predict(preprocess_images(faces))
     for row, probabilities in zip(table, expected, strict=True):
         assert [float(row[emotion]) for emotion in EMOTIONS] == pytest.approx(probabilities, abs=1e-3)
     assert "no face found" not in capfd.readouterr().out
@@ -329,8 +329,10 @@ SETTINGS_OF_DETECTION = {
 
 @pytest.mark.parametrize("still", [False, True])
 def test_the_settings_of_detection_reach_the_detector(monkeypatch, clip, photograph, tmp_path, still):
-    built, build = [], live.open_detector
-    monkeypatch.setattr(live, "open_detector", lambda *arguments: built.append(arguments[1:]) or build(*arguments))
+    built, build = [], recognizer.open_detector
+    monkeypatch.setattr(
+        recognizer, "open_detector", lambda *arguments: built.append(arguments[1:]) or build(*arguments)
+    )
     flags = [text for pair in SETTINGS_OF_DETECTION.items() for text in pair]
     assert run("--source", photograph if still else clip, "--headless", "--csv", tmp_path / "a.csv", *flags) == 0
     assert built == [(True, 555, 1.4, 3, 0.15) if still else (False, 99, 1.5, 3, 0.2)]
@@ -338,7 +340,7 @@ def test_the_settings_of_detection_reach_the_detector(monkeypatch, clip, photogr
 
 def test_smoothing_reaches_the_smoother(monkeypatch, clip, photograph, tmp_path):
     built = []
-    monkeypatch.setattr(live, "Smoother", lambda *settings: built.append(settings) or Smoother(*settings))
+    monkeypatch.setattr(recognizer, "Smoother", lambda *settings: built.append(settings) or Smoother(*settings))
     flags = ["--smoothing", 0.5, "--label-lead", 0.2, "--uncertain-below", 0.3]
     for source in (clip, photograph):  # images have no time between them
         assert run("--source", source, "--headless", "--csv", tmp_path / "a.csv", *flags) == 0
@@ -524,7 +526,8 @@ def test_a_bug_is_not_told_as_a_mistake(monkeypatch, photograph, clip, tmp_path,
 def test_a_bug_has_a_traceback_and_exit_status_1(photograph, clip, tmp_path):
     code = (
         "import sys, real_time_emotion_recognition as live; from command_line import exit_status\n"
-        "live.Smoother.__call__ = lambda *arguments: list(zip([1], [], strict=True))\n"
+        "from recognition.tracking import Smoother\n"
+        "Smoother.__call__ = lambda *arguments: list(zip([1], [], strict=True))\n"
         "sys.exit(exit_status(live.main))"
     )
     flags = ["--source", photograph, clip, "--headless", "--csv", tmp_path]
