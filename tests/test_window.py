@@ -356,6 +356,14 @@ def test_keys_and_mouse(display, two_people, tmp_path):
             do("click", 1)
             time.sleep(0.3)
 
+        def record(starts):
+            """Press r, and wait until a recording has begun or ended."""
+            do("key", "r")
+            deadline = time.monotonic() + 20
+            while any(tmp_path.glob("output/*.unfinished.*")) != starts:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.05)
+
         press("space")
         paused, again = snapshot(), snapshot()
         np.testing.assert_array_equal(paused, again)
@@ -375,14 +383,12 @@ def test_keys_and_mouse(display, two_people, tmp_path):
         assert helped.mean() > 0.05  # a part of the text is below
         assert not helped[250:320, 120:200].any() and not helped[250:320, 440:520].any()  # it lies on no face
         assert_same(toggle("question"), left)
-        do("key", "r")
-        time.sleep(0.3)
-        do("key", "r")  # while it is paused: a video of one frame
-        time.sleep(0.3)
-        press("space", "r")
+        record(True)
+        record(False)  # while it is paused: a video of one frame
+        press("space")
+        record(True)
         time.sleep(1.5)
-        do("key", "r")
-        time.sleep(0.5)
+        record(False)
         assert (snapshot() != left).any()
         do("key", "q")
         _, told = process.communicate(timeout=20)
