@@ -146,7 +146,7 @@ def copy_description(description: Any, path: Path) -> dict:
     Raises:
         UserError: A layer, an argument or a value is not allowed.
     """
-    if not isinstance(description, dict) or description.get("class_name") not in MODELS:
+    if _class_name(description) not in MODELS:
         raise _refusal(path, f"the class {_shown(_part(description, 'class_name'))}")
     return _copy_layer(description, path)
 
@@ -172,9 +172,9 @@ def check_nesting(value: Any, path: Path) -> None:
 
 def _copy_layer(description, path):
     """Return a copy of a layer's or a model's description, of which every part was checked."""
-    class_name, config = _part(description, "class_name"), _part(description, "config")
-    if not isinstance(class_name, str) or class_name not in LAYERS | MODELS or not isinstance(config, dict):
-        raise _refusal(path, f"the layer {_shown(class_name)}")
+    class_name, config = _class_name(description), _part(description, "config")
+    if class_name not in LAYERS | MODELS or not isinstance(config, dict):
+        raise _refusal(path, f"the layer {_shown(_part(description, 'class_name'))}")
     copy = {"class_name": class_name, "config": _copy_config(class_name, config, path)} | _copy_origin(
         description, path
     )
@@ -223,7 +223,7 @@ def _copy_activation(value, path):
     """Return a copy of a layer's activation: a known name, or a layer such as LeakyReLU."""
     if value is None or (isinstance(value, str) and value in _ACTIVATIONS):
         return value
-    if _part(value, "class_name") in _ACTIVATION_LAYERS:
+    if _class_name(value) in _ACTIVATION_LAYERS:
         return _copy_layer(value, path)
     raise _refusal(path, f"the activation {_shown(value)}")
 
@@ -233,7 +233,7 @@ def _copy_object(value, path):
     if value is None or (isinstance(value, str) and value in _OBJECT_WORDS | _OBJECT_CLASSES):
         return value
     config = _part(value, "config")
-    if _part(value, "class_name") not in _OBJECT_CLASSES or not isinstance(config, dict):
+    if _class_name(value) not in _OBJECT_CLASSES or not isinstance(config, dict):
         raise _refusal(path, f"the initializer, regularizer or constraint {_shown(value)}")
     if unknown := set(config) - _OBJECT_ARGUMENTS:
         raise _refusal(path, f"the argument {_shown(min(unknown))} of {value['class_name']}")
@@ -284,6 +284,12 @@ def _name(value, path):
 def _part(value, key):
     """Return a part of a dict; None of any other value."""
     return value.get(key) if isinstance(value, dict) else None
+
+
+def _class_name(description):
+    """Return the name of the class that a description is of; None where it is of none."""
+    name = _part(description, "class_name")
+    return name if isinstance(name, str) else None
 
 
 def _shown(value):

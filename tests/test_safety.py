@@ -167,6 +167,31 @@ def test_deep_descriptions_are_one_line():
     check_nesting(reduce(lambda inner, _: [inner], range(30), []), FILE)
 
 
+ODD = (None, True, -1, 1e300, float("nan"), "x", "\x1b", [], {}, [[]], ["a", 0, 0], ["a", 0, 0, {}], {"class_name": []})
+
+
+def test_a_change_anywhere_is_allowed_or_one_line(saved):
+    """It never gives another error, whichever part is replaced by whatever."""
+    with zipfile.ZipFile(saved / "tiny.keras") as archive:
+        text, rng = archive.read("config.json"), np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(600):
+        part = described = json.loads(text)
+        while True:
+            key = list(part)[rng.integers(len(part))] if isinstance(part, dict) else int(rng.integers(len(part)))
+            if not isinstance(part[key], dict | list) or not part[key] or rng.random() < 0.1:
+                break
+            part = part[key]
+        part[key] = ODD[rng.integers(len(ODD))]
+        try:
+            copy_description(described, FILE)
+            outcomes.add("allowed")
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes.add("refused")
+    assert outcomes == {"allowed", "refused"}
+
+
 def test_models_and_layers_have_different_names():
     assert not set(LAYERS) & set(MODELS)
 
