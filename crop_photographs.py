@@ -28,7 +28,8 @@ from command_line import (  # first: it names a missing package
 # isort: split
 import cv2
 
-from load_and_process import decode_image, find_source, list_images, why_unreadable
+from face_files.images import decode_image, list_images, why_unreadable
+from face_files.location import find_source
 from models.classifier import crop_box
 from recognition.detection import DEFAULT_CASCADE, FaceDetector, find_detector, open_detector
 

@@ -44,18 +44,10 @@ from command_line import (  # first: it names a missing package
 import cv2
 import numpy as np
 
-from load_and_process import (
-    EMOTIONS,
-    SPLIT_FOLDERS,
-    canonical_name,
-    dataset,
-    find_duplicates,
-    find_source,
-    join_votes,
-    load_fer2013_data,
-    people_shares,
-    preprocess_images,
-)
+from face_files.labels import SPLIT_FOLDERS, canonical_name
+from face_files.location import find_source
+from face_files.votes import people_shares
+from load_and_process import EMOTIONS, dataset, find_duplicates, join_votes, load_fer2013_data, preprocess_images
 from models.checkpoint import (
     RANGE,
     Header,

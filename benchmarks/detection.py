@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, but the m
 
 from command_line import Parser, UserError, exit_status  # noqa: E402
 from drawn_faces import Identity, backdrop, draw_face, face_box  # noqa: E402
-from load_and_process import IMAGE_SUFFIXES, decode_image  # noqa: E402
+from face_files.images import IMAGE_SUFFIXES, decode_image  # noqa: E402
 from recognition.detection import FaceDetector, find_detector, open_detector  # noqa: E402
 
 # ----------------------------------------------------------------------------------------------------------

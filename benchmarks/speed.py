@@ -41,7 +41,10 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, but the m
 
 from command_line import Parser, UserError, exit_status  # noqa: E402
 from drawn_faces import DEFAULT_IDENTITY, DrawnFaceCapture, Identity  # noqa: E402
-from load_and_process import CSV_SUFFIXES, EMOTIONS, SPLITS, find_source, load_fer2013_data  # noqa: E402
+from face_files.labels import EMOTIONS, SPLITS  # noqa: E402
+from face_files.location import find_source  # noqa: E402
+from face_files.tables import CSV_SUFFIXES  # noqa: E402
+from load_and_process import load_fer2013_data  # noqa: E402
 
 # ----------------------------------------------------------------------------------------------------------
 # fmt: off

@@ -34,7 +34,7 @@ from command_line import (
     replacing,
     uninterrupted,
 )
-from load_and_process import IMAGE_SUFFIXES
+from face_files.images import IMAGE_SUFFIXES
 from models.classifier import EmotionClassifier, crop_box
 from recognition.annotation import draw_explanation, emotion_colours, stack_explanations
 from recognition.sources import Clock, Frame, Source, Video

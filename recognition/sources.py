@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from command_line import UserError
-from load_and_process import IMAGE_SUFFIXES, decode_image, describe_foreign, pick_images, why_unreadable
+from face_files.images import IMAGE_SUFFIXES, decode_image, describe_foreign, pick_images, why_unreadable
 
 VIDEO_SUFFIXES = (
     *(

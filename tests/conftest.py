@@ -10,6 +10,8 @@ import pytest
 from drawn_faces import DrawnFaceCapture, Identity
 from recognition import sources
 
+pytest.register_assert_rewrite("data_files")  # for failures that show their values, as in a test's own file
+
 # A script's background job ignores Ctrl-C, and so would the programs that tests start and stop with it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -19,7 +19,8 @@ import load_and_process
 from command_line import UserError, exit_status
 from drawn_faces import draw_dataset
 from evaluate_emotion_classifier import EvaluationSplit, Predictions
-from load_and_process import EMOTIONS, VOTE_COLUMNS, load_fer2013_data, resize_face
+from face_files.votes import VOTE_COLUMNS
+from load_and_process import EMOTIONS, load_fer2013_data, resize_face
 from models.checkpoint import Header, read_header, save_checkpoint
 from training.disturbances import MEASURED, disturb_all
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from command_line import UserError
-from load_and_process import EMOTIONS, SPLITS, VOTE_COLUMNS, VOTE_LABELS, Dataset, Split, preprocess_images
+from face_files.labels import SPLITS
+from face_files.votes import VOTE_COLUMNS, VOTE_LABELS
+from load_and_process import EMOTIONS, Dataset, Split, preprocess_images
 from models.checkpoint import save_checkpoint
 from models.cnn import EMOTION_MAPS, NETWORKS
 from training import disturbances

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-PACKAGES = ("training", "recognition", "models")
+PACKAGES = ("training", "recognition", "models", "face_files")
 LINT_IMPORTS = shutil.which("lint-imports", path=Path(sys.executable).parent)
 
 
@@ -55,6 +55,7 @@ def in_a_function(line):
         ("recognition/tracking.py", in_a_function("from training import hosts")),
         ("load_and_process/__init__.py", in_a_function("from models.classifier import crop_box")),
         ("load_and_process/__init__.py", in_a_function("from crop_photographs import crop_dataset")),
+        ("face_files/images.py", in_a_function("from load_and_process import resize_face")),
         ("command_line/__init__.py", in_a_function("import load_and_process")),
         ("drawn_faces/__init__.py", "from load_and_process import EMOTIONS"),
         ("evaluate_emotion_classifier/__init__.py", "import train_emotion_classifier"),

@@ -19,7 +19,8 @@ import pytest
 import drawn_faces
 import train_emotion_classifier as train
 from command_line import exit_status
-from load_and_process import EMOTIONS, VOTE_COLUMNS, VOTE_LABELS, load_fer2013_data, preprocess_images
+from face_files.votes import VOTE_COLUMNS, VOTE_LABELS
+from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
 from models.checkpoint import load_checkpoint, read_header
 from models.cnn import NETWORKS
 from training import run

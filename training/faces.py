@@ -14,14 +14,13 @@ import keras
 import numpy as np
 
 from command_line import UserError
+from face_files.votes import VOTE_LABELS, people_shares
 from load_and_process import (
-    VOTE_LABELS,
     Dataset,
     Split,
     find_duplicates,
     join_votes,
     load_fer2013_data,
-    people_shares,
     preprocess_images,
     stratified_split,
 )
