@@ -177,7 +177,7 @@ def _parse_pixels(rows: Sequence[bytes], side: int) -> np.ndarray | None:
     counts = np.diff(np.searchsorted(ends, np.flatnonzero(text[2:] == 10)), prepend=0)
     too_long = is_digit[3:] & is_digit[2:-1] & is_digit[1:-2] & is_digit[:-3]
     is_space = text <= 32
-    if (counts != side**2).any() or (values > 255).any() or too_long.any() or (is_digit == is_space).any():
+    if not side or (counts != side**2).any() or (values > 255).any() or too_long.any() or (is_digit == is_space).any():
         return None
     return values.astype(np.uint8).reshape(len(rows), side, side, 1)
 

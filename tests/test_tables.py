@@ -203,8 +203,11 @@ def test_refuses_a_bad_row(tmp_path, row, message):
     assert_refused(write_csv(tmp_path, [*ROWS, row, ROWS[0]]), message)
 
 
-def test_refuses_a_first_row_that_is_no_square(tmp_path):
-    assert_refused(write_csv(tmp_path, ["0,1 2 3,Training", *ROWS]), "line 2: all rows .* square.*found 3:")
+@pytest.mark.parametrize(("pixels", "found"), [("1 2 3", 3), ("", 0)])
+@pytest.mark.parametrize("others", [ROWS, []], ids=["with others", "alone"])
+def test_refuses_a_first_row_that_is_no_square(tmp_path, pixels, found, others):
+    rows = [f"0,{pixels},Training", *others]
+    assert_refused(write_csv(tmp_path, rows), f"line 2: all rows .* square.*found {found}:")
 
 
 def test_refuses_faces_of_several_sizes(tmp_path):
