@@ -1,11 +1,13 @@
 """Tests of recognition/recognizer.py, of the README's lines of Python, and of the notebook."""
 
 import inspect
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -328,3 +330,33 @@ def test_the_lines_of_the_readme_for_keras(beside_the_models, capsys):
     from keras.models import load_model
 
     assert load_model("models/simple_CNN.hdf5").input_shape == (None, 48, 48, 1)  # as plain as can be
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The project's files in another folder, in which a notebook may write."""
+    for path in ROOT.iterdir():
+        if path.name not in ("notebooks", "output"):
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def test_the_notebook_runs_and_its_outputs_are_kept(project, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    path = ROOT / "notebooks" / "emotions.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
+    kept = json.dumps([cell.outputs for cell in cells])
+    assert kept.count("image/jpeg") > 3 and path.stat().st_size < 1_000_000
+    assert not re.search(r"/home/|/tmp/|/work/|/root/|Traceback|stderr", kept)
+
+    # Most of the time would go into making the few training steps fast.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Jupyter, about itself
+        folder = {"metadata": {"path": str(project / "notebooks")}}
+        nbclient.NotebookClient(notebook, timeout=600, resources=folder).execute()
+    assert (project / "output" / "notebook" / "evaluation.json").exists()
