@@ -21,8 +21,9 @@ import train_emotion_classifier as train
 from command_line import exit_status
 from face_files.votes import VOTE_COLUMNS, VOTE_LABELS
 from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
+from models import cnn
 from models.checkpoint import load_checkpoint, read_header
-from models.cnn import NETWORKS
+from models.cnn import EMOTION_MAPS, NETWORKS
 from training import run
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,30 @@ def eager():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+def small(name):
+    """A network of a few variables, with dropout and batch normalisation: a step takes a fifth of tiny_XCEPTION's."""
+
+    def build(input_shape, num_classes, l2_regularization=0.0):
+        layers, l2 = keras.layers, keras.regularizers.L2(l2_regularization) if l2_regularization else None
+        x = inputs = keras.Input(input_shape)
+        x = layers.BatchNormalization()(layers.Conv2D(8, 3, strides=3, use_bias=False, kernel_regularizer=l2)(x))
+        x = layers.Dropout(0.25)(layers.ReLU()(x))
+        maps = layers.Conv2D(num_classes, 3, name=EMOTION_MAPS, kernel_regularizer=l2)(x)
+        x = layers.GlobalAveragePooling2D()(maps)
+        return keras.Model(inputs, layers.Softmax(dtype="float32")(x), name=name)
+
+    return build
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_networks():
+    """Small networks in place of two: the story of a run is the same for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (NETWORK, "simple_CNN"):
+            patch.setitem(train.NETWORKS, name, small(name))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +236,8 @@ def wait_for_epoch(process, folder, epoch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
-def test_goes_on_after_ctrl_c_and_after_a_kill(tmp_path, faces_csv):
+def test_goes_on_after_ctrl_c_and_after_a_kill(tmp_path, faces_csv, monkeypatch):
+    monkeypatch.setitem(train.NETWORKS, NETWORK, cnn.tiny_XCEPTION)  # as in the processes
     folder = tmp_path / "run"
     process = start(folder, faces_csv)
     wait_for_epoch(process, folder, 2)
@@ -431,22 +457,10 @@ def test_bad_settings_are_refused_like_bad_flags(tmp_path, capsys, monkeypatch, 
 
 def test_a_network_of_ones_own_trains_through_calibration(tmp_path, faces_csv, monkeypatch, capsys):
     """The README's example: plain convolutions and a dense layer, on a CSV with a held-out part for calibration."""
-    layers = keras.layers
-
-    def plain_CNN(input_shape, num_classes, l2_regularization=0.0):
-        l2 = keras.regularizers.L2(l2_regularization)
-        return keras.Sequential(
-            [
-                keras.Input(input_shape),
-                layers.Conv2D(32, 3, activation="relu", kernel_regularizer=l2),
-                layers.MaxPooling2D(4),
-                layers.Conv2D(64, 3, activation="relu", kernel_regularizer=l2),
-                layers.Flatten(),
-                layers.Dense(num_classes, activation="softmax", dtype="float32"),
-            ]
-        )
-
-    monkeypatch.setitem(train.NETWORKS, "plain_CNN", plain_CNN)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = {"keras": keras, "layers": keras.layers}
+    exec(readme[readme.index("def plain_CNN(") :].split("```")[0], example)
+    monkeypatch.setitem(train.NETWORKS, "plain_CNN", example["plain_CNN"])
     monkeypatch.setattr(train, "network_names", lambda: [*NETWORKS, "plain_CNN"])
     held_out = ("--calibration-fraction", 0.3, "--smallest-calibration", 5)
     assert run_csv(tmp_path, faces_csv, "--epochs", 2, *held_out, network="plain_CNN") == 0
@@ -709,12 +723,12 @@ def test_learning_from_a_teacher(trained, tmp_path, faces_csv, monkeypatch, caps
     )
     teacher = trained[0] / checkpoints(trained[0])[0]
     flags = "--epochs", 1, "--teacher", teacher, "--teacher-share", 0.9
-    assert run_csv(tmp_path, faces_csv, *flags, network="big_XCEPTION") == 0
-    settings = json.loads((tmp_path / "big_XCEPTION.settings.json").read_text())
+    assert run_csv(tmp_path, faces_csv, *flags, network="simple_CNN") == 0
+    settings = json.loads((tmp_path / "simple_CNN.settings.json").read_text())
     assert settings["teacher"] == [teacher.name] and settings["teacher_share"] == 0.9
     assert (learnt[0].max(axis=1) < 0.9).any() and learnt[0].sum(axis=1) == pytest.approx(1, abs=1e-5)
     capsys.readouterr()
-    assert run_csv(tmp_path, faces_csv, *flags[:-1], 0.5, "--resume", network="big_XCEPTION") == 2
+    assert run_csv(tmp_path, faces_csv, *flags[:-1], 0.5, "--resume", network="simple_CNN") == 2
     assert "--resume keeps teacher_share" in capsys.readouterr().err
 
     monkeypatch.setattr(train, "check_teachers", None)  # of no share of the labels: not even loaded
