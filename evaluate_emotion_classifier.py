@@ -251,6 +251,7 @@ class EvaluationSplit(NamedTuple):
     labels: tuple[str, ...]
     in_training: np.ndarray | None  # bool (n,), whether Training has the same bytes; None where there is no Training
     shares: np.ndarray | None = None  # float (n, labels): of people who saw each emotion; None: not asked for
+    title: str = ""  # what the split is called in print, for example "test"; "": as `name`
 
 
 def read_headers(paths: Sequence[Path]) -> list[Header]:
@@ -325,7 +326,7 @@ def load_split(
         faces, shares = faces[clear], shares[clear]
         true_emotions, emotions = shares.argmax(axis=1), EMOTIONS
     in_training = find_duplicates(faces, data["Training"].faces) if "Training" in data else None
-    return EvaluationSplit(split, faces, true_emotions, emotions, in_training, shares)
+    return EvaluationSplit(split, faces, true_emotions, emotions, in_training, shares, data.titles[split])
 
 
 def shared_emotions(paths: Sequence[Path], headers: Sequence[Header], split: EvaluationSplit) -> tuple[str, ...]:
@@ -710,7 +711,7 @@ def describe_split(split: EvaluationSplit) -> str:
     if split.in_training is not None:
         duplicates = f"{split.in_training.sum():,} of them, byte for byte, in Training too"
     labelled = ", labelled as most people saw them" if split.shares is not None else ""
-    return f"{split.name}: {len(split.faces):,} faces{labelled}, {duplicates}"
+    return f"{split.title or split.name}: {len(split.faces):,} faces{labelled}, {duplicates}"
 
 
 def format_table(result: dict) -> str:
@@ -835,7 +836,8 @@ def draw_confusion_matrix(predictions: Predictions, result: dict) -> "Figure":
     counts = np.array(result["confusion_matrix"])
     totals = counts.sum(axis=1)
     side = max(5, 2 + 0.8 * len(counts))  # inches; the title contains a file's name
-    figure = _new_figure(result, (side, side), f"accuracy {result['accuracy']:.1%} on {result['images']:,} faces")
+    title = f"accuracy {result['accuracy']:.1%} on {result['images']:,} faces"
+    figure = _new_figure(predictions, result, (side, side), title)
     axes = figure.subplots()
     fractions = counts / np.maximum(totals, 1)[:, None]
     axes.imshow(np.where(totals[:, None], fractions, np.nan), "cividis", vmin=0, vmax=1)
@@ -874,7 +876,7 @@ def draw_reliability(predictions: Predictions, result: dict, calibration_bins: i
     intervals = np.array([wilson_interval(*pair) for pair in pairs])
 
     title = f"expected calibration error {result['expected_calibration_error']:.1%}"
-    figure = _new_figure(result, (6, 7.5), title)
+    figure = _new_figure(predictions, result, (6, 7.5), title)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.bar(middle, correct_counts / np.maximum(counts, 1), width, color=SKY, edgecolor="white", label="accuracy")
     top.vlines(middle[filled], *intervals.T, color="black", label="95% interval")
@@ -912,7 +914,7 @@ def draw_mistakes(predictions: Predictions, result: dict, mistakes_shown: int) -
     title = "no wrong predictions"
     if len(wrong):
         title = f"{len(most_confident)} most confident of {len(wrong):,} wrong predictions"
-    figure = _new_figure(result, (1.7 * columns, 0.8 + 2.1 * rows), title)
+    figure = _new_figure(predictions, result, (1.7 * columns, 0.8 + 2.1 * rows), title)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     for cell in cells[len(most_confident) :]:
         cell.axis("off")
@@ -925,11 +927,12 @@ def draw_mistakes(predictions: Predictions, result: dict, mistakes_shown: int) -
     return figure
 
 
-def _new_figure(result, size, text):
+def _new_figure(predictions, result, size, text):
     """Return an empty figure, width and height in inches, under a title that says what was measured."""
     figure = new_figure(figsize=size, layout="constrained")
     name = Path(result["path"]).name if isinstance(result["path"], str) else _title(result)
-    figure.suptitle(f"{name}, {result['split']}\n{text}", fontsize=12)
+    split = predictions.split.title or predictions.split.name
+    figure.suptitle(f"{name}, {split}\n{text}", fontsize=12)
     return figure
 
 

@@ -59,6 +59,7 @@ crop_faces = None  # a new folder for the faces that are cut out of the data set
 # ----------------------------------------------------------------------------------------------------------
 
 CACHE_VERSION = 4  # raise the number when the same source gives other arrays, or the cache has another form
+LARGEST_SIDE = 1024  # pixels of a face, by --image-size
 IN_MEMORY = 2**28  # bytes of faces; more faces stay in the cache's file, and the system reads the parts in use
 
 
@@ -75,17 +76,20 @@ class Dataset(dict[str, Split]):
     Attributes:
         emotions: The labels that the numbers in the splits index: first EMOTIONS, then the other labels of a folder, in
             alphabetical order, whether capital or small.
+        titles: {split: what it is called in print}: the name of its folder, or else its own name.
     """
 
-    def __init__(self, splits: dict[str, Split], emotions: Sequence[str] = EMOTIONS):
+    def __init__(
+        self, splits: dict[str, Split], emotions: Sequence[str] = EMOTIONS, titles: dict[str, str] | None = None
+    ):
         super().__init__(splits)
-        self.emotions = tuple(emotions)
+        self.emotions, self.titles = tuple(emotions), {name: name for name in splits} | (titles or {})
 
     def drop_unused_labels(self) -> "Dataset":
         """Return the same faces, without the emotions that no face shows; the other emotions get new numbers."""
         used = np.unique(np.concatenate([split.emotions for split in self.values()]))
         splits = {name: Split(faces, np.searchsorted(used, emotions)) for name, (faces, emotions) in self.items()}
-        return Dataset(splits, [self.emotions[number] for number in used])
+        return Dataset(splits, [self.emotions[number] for number in used], self.titles)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -190,9 +194,11 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
         return Dataset({name: Split(faces, emotions) for name, (faces, emotions) in drawn.items()})
 
     source = find_source(dataset_path)
-    images, emotion_names = list_parquet(source), EMOTIONS
+    images, emotion_names, folders = list_parquet(source), EMOTIONS, {}
     if source.is_dir() and not images:
         images, emotion_names = list_images(source)
+        for split, _, path in images:  # a dict of names has each name once
+            folders.setdefault(SPLITS[split], {})[path.parent.parent.name] = None
     arrays = _read_with_cache(source, images, image_size)
     if len(EMOTIONS) in arrays[1] and emotion_names == EMOTIONS:
         emotion_names = WITH_CONTEMPT
@@ -201,7 +207,7 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
     for name, start, end in zip(SPLITS, starts[:-1], starts[1:], strict=True):
         if start < end:
             splits[name] = Split(arrays[2][start:end], arrays[1][start:end])
-    return Dataset(splits, emotion_names)
+    return Dataset(splits, emotion_names, {split: " and ".join(names) for split, names in folders.items()})
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -413,7 +419,7 @@ def join_votes(
         if not kept.all():
             faces, labels, most_voted, votes[name] = faces[kept], labels[kept], most_voted[kept], votes[name][kept]
         splits[name] = Split(faces, label_of_column[most_voted] if relabel else labels)
-    return Dataset(splits, emotions), votes
+    return Dataset(splits, emotions, data.titles), votes
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -497,7 +503,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--image-size",
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        type=number_in_range(int, 1),
+        type=number_in_range(int, 1, most=LARGEST_SIDE),
         default=image_size,
         help="of the faces in pixels (default: %(default)s)",
     )

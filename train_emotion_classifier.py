@@ -417,7 +417,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
     # The result
     if hosts.is_first_host():
         print(f"{'last' if args.monitor == 'epoch' else 'best'} checkpoint: {best.path}")
-        splits = {data.validation_name: data.validation} | ({"PrivateTest": data.test} if data.test else {})
+        splits = {data.validation_name: data.validation} | ({data.test_name: data.test} if data.test else {})
         with hosts.single_host():
             trained, _ = load_checkpoint(best.path)
             for name, split in splits.items():

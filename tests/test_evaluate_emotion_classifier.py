@@ -355,7 +355,7 @@ def test_pictures_of_every_network_and_the_ensemble(report):
 def test_printed_tables_and_summaries(networks, few, tmp_path, capsys):
     assert run(networks["first"], "--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "PrivateTest: 12 faces, no Training to look for duplicates in"
+    assert lines[0] == "test: 12 faces, no Training to look for duplicates in"  # the folder's name
     assert lines[2] == f"{networks['first']}: 16,128 parameters"
     table = {line.split()[0]: line.split()[1:] for line in lines[4:11]}
     assert list(table) == list(EMOTIONS)

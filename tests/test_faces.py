@@ -55,6 +55,8 @@ def test_validates_on_public_test_where_there_is_one():
 
 
 def test_else_validates_on_a_stratified_tenth_of_training():
+    data = Dataset({"Training": numbered([0, 3] * 3), "PublicTest": numbered([0])}, titles={"PublicTest": "val"})
+    assert hold_out(data.drop_unused_labels(), **HOLD_OUT)[2] == "val"  # as its folder is called
     data = Dataset({"Training": numbered([0] * 100 + [3] * 30), "PrivateTest": numbered([0])}).drop_unused_labels()
     train_indices, validation, name, calibration = hold_out(data, **HOLD_OUT)
     assert name == "10% of Training"

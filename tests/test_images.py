@@ -31,6 +31,7 @@ def test_reads_folders_in_the_spellings_in_use(tmp_path):
         (tmp_path / "test" / "angry" / name).write_bytes(b"x")
     splits = load_fer2013_data(tmp_path, SIZE)
     assert list(splits) == list(SPLITS)
+    assert splits.titles == {"Training": "train", "PublicTest": "Validation", "PrivateTest": "test"}
     found = dict(zip(splits["Training"].faces[:, 0, 0, 0].tolist(), splits["Training"].emotions, strict=True))
     assert [found[value] for value in range(len(names))] == [0, 1, 2, 3, 4, 5, 6, 2, 3]
     assert splits["PublicTest"].faces[:, 0, 0, 0].tolist() == [100]

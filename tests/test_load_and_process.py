@@ -579,7 +579,7 @@ def test_a_mistyped_setting_is_one_line(monkeypatch, capsys):
         lp.parse_args([])
     assert stopped.value.code == 2
     told = capsys.readouterr().err
-    assert told == "error: argument --image-size: must be at least 1; found 0; --help lists the flags\n"
+    assert told == "error: argument --image-size: must be from 1 to 1024; found 0; --help lists the flags\n"
 
 
 def test_the_default_data_set_lies_beside_the_script():

@@ -42,9 +42,10 @@ class TrainingData(NamedTuple):
     # With votes "people", the emotions of these three splits are people's shares, float32 (k, emotions), and only faces
     # in which most people saw one of the emotions are there.
     validation: Split  # chooses the best epoch
-    validation_name: str
+    validation_name: str  # in print
     calibration: Split  # the temperature is fitted on it; empty for small data
     test: Split | None  # PrivateTest
+    test_name: str  # in print
     facts: dict  # see `describe_data`
 
 
@@ -91,6 +92,7 @@ def load_training_data(
         validation_name,
         calibration,
         _as_people_see(data, "PrivateTest", seen_by_people) if "PrivateTest" in data else None,
+        data.titles.get("PrivateTest", "PrivateTest"),
         describe_data(data, labels, train_indices),
     )
 
@@ -143,7 +145,7 @@ def hold_out(
     part = _as_people_see(data, "Training", seen_by_people, held_out)
     kept = kept[~find_duplicates(train.faces, part.faces)[kept]]  # FER2013 repeats some of its images
     if has_public_test:
-        return kept, _as_people_see(data, "PublicTest", seen_by_people), "PublicTest", part
+        return kept, _as_people_see(data, "PublicTest", seen_by_people), data.titles["PublicTest"], part
     if not len(held_out):
         raise UserError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
     calibration = part if len(held_out) >= smallest_calibration else Split(part.faces[:0], part.emotions[:0])
