@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 FLUSH_EVERY = 1.0  # seconds, of a table
 FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 OUT_OF_SIGHT = 1.0  # seconds; a face's curves before and after a longer gap are not joined
+PORTRAIT = 64  # pixels, the longer side of a face beside its row of a timeline
+PORTRAITS_KEPT = 100  # faces at most, in memory
 FACES_DRAWN = 5  # at most, in a timeline and in the summary: those seen longest
 
 Record = Callable[[Frame, np.ndarray | None, Sequence[Face]], None]  # a frame, its annotated picture, its faces
@@ -425,21 +427,39 @@ def timeline_recorder(path: Path, emotions: Sequence[str], labels: Sequence[str]
     if not importlib.util.find_spec("matplotlib"):
         raise UserError("--timeline needs matplotlib: pip install matplotlib")
     with replacing(path) as partial:
-        past = defaultdict(list)
+        past, portraits = defaultdict(list), {}  # {identity: (area in pixels, picture)}
 
         def record(frame, picture, faces):
             for face in faces:
+                area = int(face.box[2]) * int(face.box[3])
+                if area > portraits.get(face.identity, (0, None))[0]:
+                    crop = crop_box(frame.image, face.box, face.roll)
+                    portraits[face.identity] = area, _portrait(crop) if crop.size else crop
+                    if len(portraits) > PORTRAITS_KEPT:
+                        others = portraits.keys() - {face.identity}
+                        del portraits[min(others, key=lambda identity: len(past[identity]))]
                 times = [frame.time_s]
                 if frame.lasts_s and frame.lasts_s > OUT_OF_SIGHT:  # the face stays in sight until the next frame
                     times.append(frame.time_s + frame.lasts_s)
                 past[face.identity] += ((time_s, *face.probabilities) for time_s in times)
 
         yield record
-        draw_timeline(past, emotions, labels).savefig(partial, dpi=120)
+        pictures = {identity: picture for identity, (_, picture) in portraits.items() if picture.size}
+        draw_timeline(past, emotions, labels, pictures).savefig(partial, dpi=120)
+
+
+def _portrait(crop):
+    """Return a small copy of the crop of a face, which keeps its shape; a face that is small already is only copied."""
+    scale = min(1, PORTRAIT / max(crop.shape[:2]))
+    height, width = (max(1, round(scale * side)) for side in crop.shape[:2])
+    return cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def draw_timeline(
-    past: Mapping[int, Sequence[Sequence[float]]], emotions: Sequence[str], labels: Sequence[str] | None = None
+    past: Mapping[int, Sequence[Sequence[float]]],
+    emotions: Sequence[str],
+    labels: Sequence[str] | None = None,
+    portraits: Mapping[int, np.ndarray] | None = None,
 ) -> "Figure":
     """Draw probabilities over time, stacked, with a row for each of the faces seen longest.
 
@@ -447,6 +467,7 @@ def draw_timeline(
         past: {identity: [(time_s, probability, ...), ...]}.
         emotions: Of the probabilities; an emotion's colour is that of its bar in the pictures.
         labels: What the emotions are called in the figure; None for their own names.
+        portraits: {identity: uint8 (h, w, 3), BGR}, to be drawn beside the row of the face.
     """
     longest = sorted(sorted(past, key=lambda identity: -len(past[identity]))[:FACES_DRAWN])
     colours = [tuple(value / 255 for value in colour[::-1]) for colour in emotion_colours(emotions)]
@@ -462,6 +483,10 @@ def draw_timeline(
             bands = axes.stackplot(times[part], kept, colors=colours)
         axes.set(ylim=(0, 1), yticks=(0, 0.5, 1), ylabel=f"face {identity}")
         axes.margins(x=0)
+        if portraits and identity in portraits:
+            beside = axes.inset_axes((1.01, 0, 0.1, 1))  # in shares of the row; imshow keeps the picture's shape
+            beside.imshow(portraits[identity][:, :, ::-1])
+            beside.axis("off")
     if bands:
         figure.legend(
             bands, labels or emotions, loc="outside upper center", ncols=min(len(emotions), 10), frameon=False

@@ -127,6 +127,23 @@ def test_timeline_is_written_whole(tmp_path, faces):
     assert cv2.imread(str(tmp_path / "a.png")).std() > 5
 
 
+def test_timeline_shows_a_small_picture_of_each_face_at_its_largest(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(recording, "PORTRAITS_KEPT", 2)
+    with timeline_recorder(tmp_path / "a.png", EMOTIONS) as record:
+        monkeypatch.setattr(recording, "draw_timeline", lambda *given: drawn.update(given[3]) or draw_timeline(*given))
+        for number, (identity, side) in enumerate([(4, 20), (0, 90), (0, 120), (0, 100), (7, 30), (7, 30)]):
+            image = np.full((200, 200, 3), (10 * number, 0, 255), np.uint8)
+            box = (150, 10, side, 2 * side)  # also beyond the right edge
+            record(Frame(number, number / 10, image, "x"), None, [face("happy", identity)._replace(box=box)])
+    assert {identity: (*picture.shape, picture[0, 0, 0]) for identity, picture in drawn.items()} == {
+        0: (64, 17, 3, 20),  # 50 of the 120 columns are in the image, and 190 of the 240 rows
+        7: (60, 30, 3, 40),  # as it was; face 4, which was seen for the shortest time, has made room
+    }
+    picture = cv2.imread(str(tmp_path / "a.png"))
+    assert ((picture == (20, 0, 255)).all(axis=2)).any() and ((picture == (40, 0, 255)).all(axis=2)).any()
+
+
 def test_timeline_without_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(recording.importlib.util, "find_spec", lambda name: None)
