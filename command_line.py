@@ -12,6 +12,7 @@ libraries load.
 
 from __future__ import annotations  # an older Python reads this file, too, and is told which one is needed
 
+import _thread
 import argparse
 import contextlib
 import difflib
@@ -81,7 +82,9 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that knows ASCII alone, or a name that is not UTF-8
             stream.reconfigure(errors="backslashreplace")
-    previous_handlers = _handle_stops(_interrupt_once_a_second())
+    interrupt, raise_again = _interrupt_once_a_second()
+    previous_handlers, previous_hook = _handle_stops(interrupt), sys.unraisablehook
+    sys.unraisablehook = raise_again
     try:
         status = main(argv)
         _flush_output()
@@ -99,6 +102,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     finally:
         with contextlib.suppress(BrokenPipeError, UserError):
             _flush_output()
+        sys.unraisablehook = previous_hook
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
@@ -485,15 +489,18 @@ def _handle_stops(handler):
 
 
 def _interrupt_once_a_second():
-    """Return a handler that raises `KeyboardInterrupt`; signals of the second after it have no effect.
+    """Return a handler that raises `KeyboardInterrupt`, and a `sys.unraisablehook` that lets none get lost.
+
+    Signals of the second after the first one have no effect.
 
     So a key that was pressed twice, or a signal that the shell and the terminal both send, does not disturb the saving
     of files that the first one has begun.
     """
-    last_s = -math.inf
+    last_s, last_number, usual_hook = -math.inf, signal.SIGINT, sys.unraisablehook
 
     def interrupt(number, frame):
-        nonlocal last_s
+        nonlocal last_s, last_number
+        last_number = number
         if number == getattr(signal, "SIGHUP", None):
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, AttributeError):  # of another kind
@@ -503,7 +510,18 @@ def _interrupt_once_a_second():
             last_s = time.monotonic()
             raise KeyboardInterrupt
 
-    return interrupt
+    def raise_again(unraisable):
+        """Raise once more what Python ignores in finalizers and in callbacks of the garbage collector (JAX has one)."""
+        nonlocal last_s
+        if unraisable.exc_type is not KeyboardInterrupt:
+            usual_hook(unraisable)
+            return
+        last_s = -math.inf
+        again = threading.Timer(0.05, _thread.interrupt_main, [last_number])  # by then the finalizer has ended
+        again.daemon = True
+        again.start()
+
+    return interrupt, raise_again
 
 
 @contextlib.contextmanager

@@ -775,3 +775,18 @@ def test_importing_is_light(tmp_path):
     done = run("-c", "import sys, command_line; print(*sys.modules)", cwd=tmp_path)
     assert done.returncode == 0
     assert not set(done.stdout.split()) & {"numpy", "cv2", "pandas", "platformdirs", "tqdm", "load_and_process"}
+
+
+def test_a_signal_in_a_finalizer_is_not_lost():
+    class Finalized:
+        def __del__(self):  # Python ignores what is raised in here
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    def main(argv):
+        Finalized()
+        time.sleep(5)
+        return 0
+
+    hook = sys.unraisablehook
+    assert exit_status(main, []) == 130 and sys.unraisablehook is hook
