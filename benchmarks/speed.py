@@ -510,7 +510,7 @@ def watch_live(model: str, seconds: float) -> tuple[float, float, int, int]:
 
     for name in ("namedWindow", "resizeWindow", "setMouseCallback", "destroyAllWindows"):
         setattr(cv2, name, lambda *_: None)
-    cv2.VideoCapture, cv2.waitKey, cv2.getWindowProperty = lambda *_: camera, wait, lambda *_: 1.0
+    cv2.VideoCapture, cv2.waitKeyEx, cv2.getWindowProperty = lambda *_: camera, wait, lambda *_: 1.0
     cv2.imshow = lambda _, image: shown_at.setdefault(camera.number_of(image), time.perf_counter())
     import real_time_emotion_recognition as live  # after the stand-ins: a default of `Live` is cv2.VideoCapture
     from recognition import window
