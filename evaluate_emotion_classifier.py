@@ -33,6 +33,8 @@ if __name__ == "__main__":  # `python -I` does not look for modules beside the s
 from command_line import (  # first: it names a missing package
     Parser,
     UserError,
+    WriteError,
+    drawing,
     exit_status,
     new_figure,
     number_in_range,
@@ -195,8 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     names = output_names(args.models)
     with contextlib.ExitStack() as files:  # opens every file before the long work; at the end all are there or none
+        picture_files = files.enter_context(contextlib.ExitStack())
         pictures = {
-            (name, kind): files.enter_context(replacing(args.output_dir / f"{name}.{args.split}.{kind}.png"))
+            (name, kind): picture_files.enter_context(replacing(args.output_dir / f"{name}.{args.split}.{kind}.png"))
             for name in names
             for kind in PICTURES
         }
@@ -223,18 +226,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         for result, figures in zip(results, heat_map_figures, strict=False):  # the ensemble has none
             result["heat_maps"] = figures
 
-        for name, each, result in zip(names, predictions, results, strict=True):
+        for result in results:
             print(f"\n{format_table(result)}")
             if "disturbances" in result:
                 print(f"\n{format_disturbances(result)}")
-            draw_confusion_matrix(each, result).savefig(pictures[name, "confusion"], dpi=120)
-            draw_reliability(each, result, args.calibration_bins).savefig(pictures[name, "reliability"], dpi=120)
-            draw_mistakes(each, result, args.mistakes_shown).savefig(pictures[name, "mistakes"], dpi=120)
+        try:
+            with drawing():
+                for name, each, result in zip(names, predictions, results, strict=True):
+                    draw_confusion_matrix(each, result).savefig(pictures[name, "confusion"], dpi=120)
+                    reliability = draw_reliability(each, result, args.calibration_bins)
+                    reliability.savefig(pictures[name, "reliability"], dpi=120)
+                    draw_mistakes(each, result, args.mistakes_shown).savefig(pictures[name, "mistakes"], dpi=120)
+            drawn = f"pictures: {args.output_dir}"
+        except WriteError as error:  # of Matplotlib; the figures are printed, which is what matters
+            picture_files.__exit__(*sys.exc_info())
+            drawn = f"no pictures drawn ({error})"
         if json_file:
             json_file.write_text(format_json(results), encoding="utf-8")
 
     print("", *(summary(result) for result in results), *hints, sep="\n")
-    print(f"\npictures: {args.output_dir}" + (f"\nfigures: {args.json}" if args.json else ""))
+    print(f"\n{drawn}" + (f"\nfigures: {args.json}" if args.json else ""))
     return 0
 
 

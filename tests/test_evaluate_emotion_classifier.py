@@ -367,6 +367,22 @@ def test_printed_tables_and_summaries(networks, few, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == lines  # the folder's name for it
 
 
+def test_without_fonts_the_figures_are_written_and_a_notice_stands_for_the_pictures(
+    networks, few, tmp_path, monkeypatch, capsys
+):
+    import matplotlib.figure
+
+    def fail(*_, **__):
+        raise RuntimeError("FT_Open_Face failed")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
+    arguments = ("--dataset", few, "--split", "test", "--output-dir", tmp_path / "out", "--json", tmp_path / "a.json")
+    assert run(networks["first"], *arguments) == 0
+    assert "\nno pictures drawn (Matplotlib can't draw (FT_Open_Face failed)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a.json").read_text())["models"][0]["split"] == "PrivateTest"
+    assert files_in(tmp_path / "out") == []
+
+
 def test_fewer_labels_in_the_data(networks, few, tmp_path):
     """Absent emotions are null, and a network that names just these and one more will do."""
     arguments = ("--dataset", few, "--split", "PrivateTest", "--output-dir", tmp_path)

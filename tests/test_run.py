@@ -14,6 +14,7 @@ from training.run import (
     calibrate,
     check_network,
     describe_seconds,
+    draw_learning_curve,
     first_watched_epoch,
     recalibrate_batch_norm,
     start_from_checkpoint,
@@ -196,3 +197,16 @@ def test_a_folder_that_disappears_while_the_run_writes_into_it_is_an_error(tmp_p
     with pytest.raises(UserError, match="mini_XCEPTION.settings.json has disappeared.*: start it again") as caught:
         record._write()
     assert caught.value.exit_status == 1 and not (tmp_path / "gone").exists()
+
+
+def test_without_fonts_a_notice_stands_for_the_learning_curve(tmp_path, monkeypatch, capsys):
+    import matplotlib.figure
+
+    def fail(*_, **__):
+        raise RuntimeError("FT_Open_Face failed")
+
+    rows = [{"epoch": 1, "accuracy": 0.5, "loss": 1.0, "val_accuracy": 0.4, "val_loss": 1.1}]
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
+    draw_learning_curve(rows, tmp_path / "a.png", "a network", label_smoothing=0.0, mixup=0.2)
+    assert capsys.readouterr().err.startswith("notice: no learning curve drawn (Matplotlib can't draw (FT_Open_Face")
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from command_line import UserError, new_figure, replacing
+from command_line import UserError, WriteError, drawing, new_figure, replacing
 from load_and_process import Split, preprocess_images
 from models.checkpoint import complete_headers, load_checkpoint, read_header, save_checkpoint
 from models.safety import copy_description
@@ -526,16 +527,23 @@ def check_same_data(saved_settings: dict, facts: dict, dataset: str, folder: Pat
 
 def draw_learning_curve(rows: Sequence[dict], path: Path, title: str, *, label_smoothing: float, mixup: float) -> None:
     """Draw accuracy and loss per epoch as a PNG: of training, on augmented faces and blended labels, and validation."""
-    figure = new_figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
-    epoch = [row["epoch"] for row in rows]
-    for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-        training = "training, augmented" + (" and blended" if mixup else "")
-        training += ", labels smoothed" if label_smoothing and name == "loss" else ""
-        axes.plot(epoch, [row[name] for row in rows], ".-", color="#0072B2", label=training)
-        axes.plot(epoch, [row[f"val_{name}"] for row in rows], ".-", color="#D55E00", label="validation")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-        axes.legend()
+    try:
+        with drawing():
+            figure = new_figure(figsize=(10, 4), layout="constrained")
+            figure.suptitle(title)
+            epoch = [row["epoch"] for row in rows]
+            for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+                training = "training, augmented" + (" and blended" if mixup else "")
+                training += ", labels smoothed" if label_smoothing and name == "loss" else ""
+                axes.plot(epoch, [row[name] for row in rows], ".-", color="#0072B2", label=training)
+                axes.plot(epoch, [row[f"val_{name}"] for row in rows], ".-", color="#D55E00", label="validation")
+                axes.set(xlabel="epoch", ylabel=name)
+                axes.grid(alpha=0.3)
+                axes.legend()
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=120)
+    except WriteError as error:  # of Matplotlib; the figures are in the log
+        print(f"notice: no learning curve drawn ({error})", file=sys.stderr)
+        return
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
+        partial.write_bytes(picture.getvalue())
