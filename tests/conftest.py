@@ -12,9 +12,12 @@ from recognition import sources
 
 pytest.register_assert_rewrite("data_files")  # for failures that show their values, as in a test's own file
 
-# A script's background job ignores Ctrl-C, and so would the programs that tests start and stop with it.
+# A script's background job ignores Ctrl-C, and nohup ignores a closed terminal.  So would the programs that tests start
+# and stop with these signals.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

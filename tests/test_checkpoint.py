@@ -326,7 +326,7 @@ def test_networks_from_elsewhere_answer_as_in_their_own_program(tmp_path, case, 
     height, width, channels = model.input_shape[1:]
     grey = np.random.default_rng(0).random((8, height, width, 1), np.float32)
     wanted = answers(model, (low + grey * (high - low)).repeat(channels, axis=-1))
-    np.testing.assert_allclose(answers(loaded, grey * 2 - 1), wanted, atol=1e-5)
+    np.testing.assert_allclose(answers(loaded, grey * 2 - 1), wanted, atol=1e-4)  # float32, pixels to 255
 
 
 @pytest.mark.parametrize("last", ["dense", "pooled", "sigmoid"])

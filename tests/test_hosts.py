@@ -400,7 +400,7 @@ def test_strangers_at_the_port_do_no_harm():
 # there is to go on with, and its losses; from epoch SLOW on, batches come slowly.
 TRAIN = """
 import os, sys, time
-sys.modules["tensorflow"] = sys.modules["sklearn"] = None  # Keras on JAX works without; the imports take seconds
+sys.modules["tensorflow"] = None  # Keras on JAX works without it, and its import takes seconds
 from training import hosts
 import keras
 keras.config.set_floatx("float64")
