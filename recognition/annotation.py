@@ -125,13 +125,7 @@ class Annotator:
         mirror: Whether to show the picture as in a mirror.
     """
 
-    def __init__(
-        self,
-        emotions: Sequence[str],
-        language: str = "en",
-        heat_map: bool = False,
-        mirror: bool = False,
-    ):
+    def __init__(self, emotions: Sequence[str], language: str = "en", heat_map: bool = False, mirror: bool = False):
         self.labels = [LANGUAGES[language].get(emotion, emotion) for emotion in emotions]
         self.colours = emotion_colours(emotions)
         self.uncertain = LANGUAGES[language].get("uncertain", "uncertain")
