@@ -55,11 +55,12 @@ class UserError(ValueError):
     Args:
         message: The line, without "error: ".
         exit_status: 2 for bad arguments and bad input; 1 where the machine failed, such as a full disk.
+        hint: More lines to print below, such as commands to type; nothing in them comes from the user.
     """
 
-    def __init__(self, message: str, exit_status: int = 2):
+    def __init__(self, message: str, exit_status: int = 2, hint: str = ""):
         super().__init__(message)
-        self.exit_status = exit_status
+        self.exit_status, self.hint = exit_status, hint
 
 
 class WriteError(UserError):
@@ -97,7 +98,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         print(not_installed(error), file=sys.stderr)
         return 2
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", *filter(None, [error.hint]), sep="\n", file=sys.stderr)
         return error.exit_status
     finally:
         with contextlib.suppress(BrokenPipeError, UserError):

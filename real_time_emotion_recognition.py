@@ -38,7 +38,7 @@ import cv2
 from models.checkpoint import parse_emotions, parse_input_range
 from recognition.annotation import LANGUAGES, Annotator
 from recognition.detection import DEFAULT_CASCADE
-from recognition.recognizer import EmotionRecognizer, Recognize, show_progress
+from recognition.recognizer import DEFAULT_MODELS, EmotionRecognizer, Recognize, show_progress
 from recognition.recording import (
     OutputFiles,
     Records,
@@ -56,7 +56,7 @@ from recognition.window import View, Window, open_window
 # Settings.  Edit here, or pass the flag of the same name (see --help).
 
 source = []                    # camera numbers, videos, images, folders, stream URLs or "drawn"; none: camera 0
-model = [Path(__file__).resolve().parent / "models" / "simple_CNN.hdf5"]  # one checkpoint, or several to average
+model = [*DEFAULT_MODELS]      # one checkpoint, or several to average; the default: three, see models/README.md
 emotions = None                # of a model whose file names none, in the order of its outputs: "angry,disgust,..."
 input_range = None             # of a model whose file does not say it: what it takes for black and white, "0,1"
 # the files that are written; with several sources, folders

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from command_line import Parser, exit_status, number_in_range  # noqa: E402
 from load_and_process import load_fer2013_data, preprocess_images  # noqa: E402
 from models.classifier import EmotionClassifier  # noqa: E402
+from recognition.recognizer import DEFAULT_MODELS  # noqa: E402
 from recognition.tracking import Smoother, TrackedFace  # noqa: E402
 
 FPS, CALM_S, AFTER_S, FADE_S = 25, 10, 3, 0.2
@@ -36,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description="Measure how steady labels are.")
     parser.add_argument("--dataset", default="drawn", help="as for evaluation (default: %(default)s)")
-    parser.add_argument("--model", type=Path, nargs="+", default=[ROOT / "models" / "simple_CNN.hdf5"])
+    parser.add_argument("--model", type=Path, nargs="+", default=[*DEFAULT_MODELS])
     parser.add_argument(
         "--faces", type=number_in_range(int, 2), default=150, help="faces to film (default: %(default)s)"
     )

@@ -30,7 +30,7 @@ def find_source(dataset_path: str | Path) -> Path:
         An existing file or folder.
 
     Raises:
-        UserError: Nothing is at `dataset_path` (where FER2013 is missing, the message says how to get it); the file
+        UserError: Nothing is at `dataset_path` (where FER2013 is missing, the hint says how to get it); the file
             is of another kind; or the folder holds no data set, or several.
     """
     path = Path(os.path.expanduser(dataset_path))
@@ -62,7 +62,7 @@ def find_source(dataset_path: str | Path) -> Path:
                 f"{len(found) or 'none'}: name the one to read"
             )
     if path.name in CSV_NAMES:
-        raise UserError(f"{path} does not exist.\n{HOW_TO_GET_FER2013}")
+        raise UserError(f"{path} does not exist: get FER2013, or use `drawn`", hint=HOW_TO_GET_FER2013)
     raise UserError(f"{path} does not exist: correct the path, or use `drawn` for drawn faces")
 
 

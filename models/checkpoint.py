@@ -675,6 +675,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = "write ONNX in place of a .tflite (needs tf2onnx and onnx)"
     parser.add_argument("--onnx", nargs="?", const=Path(), type=Path, metavar="MODEL.onnx", help=text)
     args = parser.parse_args(argv)
+    if args.made and args.made.suffix not in (".tflite", ".keras"):
+        raise UserError(f"what is made is a .tflite or a .keras; found {args.made}: compile one model at a time")
     emotions, input_range = parse_emotions(args.emotions), parse_input_range(args.input_range)
     header = read_header(args.path)
     header = header._replace(emotions=emotions or header.emotions, input_range=input_range or header.input_range)

@@ -81,7 +81,8 @@ class EmotionClassifier:
     """One or several checkpoints in their compiled form; the result is the mean of their probabilities.
 
     Args:
-        paths: Checkpoints with the same emotions in the same order; their input sizes may differ.
+        paths: Checkpoints with the same emotions in the same order; their input sizes may differ.  A checkpoint that is
+            named twice counts twice, and runs once.
         flip: Whether a call averages in each face's mirror image, which takes twice the time.
         emotions: Labels in the order of the outputs, for the checkpoints whose file names none.
         input_range: What a network takes for black and for white, for the checkpoints whose file does not say it.
@@ -103,8 +104,10 @@ class EmotionClassifier:
     ):
         self._arguments = paths, flip, emotions, input_range
         self.networks, self.emotions, self.flip = [], None, flip
-        headers = complete_headers(paths, [read_header(path) for path in paths], emotions, input_range)
-        for path, header in zip(paths, headers, strict=True):
+        different = list(dict.fromkeys(paths))  # one that is named twice runs once, and counts twice
+        self._order = [different.index(path) for path in paths]
+        headers = complete_headers(different, [read_header(path) for path in different], emotions, input_range)
+        for path, header in zip(different, headers, strict=True):
             network = _load_compiled(path, header)
             emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
             if self.emotions not in (None, emotions):
@@ -213,7 +216,8 @@ class EmotionClassifier:
 
     def _mean_probabilities(self, faces):
         """Return the mean over the networks, float32 (k, emotions); `faces` has one array per input size, k > 0."""
-        return np.mean([_run(network, faces[size], path) for size, network, path in self.networks], axis=0)
+        outputs = [_run(network, faces[size], path) for size, network, path in self.networks]
+        return np.mean([outputs[number] for number in self._order], axis=0)
 
 
 def _load_compiled(path, header):

@@ -40,7 +40,12 @@ if TYPE_CHECKING:
     import pandas
     from PIL import Image
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "models" / "simple_CNN.hdf5"
+MODELS = Path(__file__).resolve().parents[1] / "models"
+# The average of three; the first two count twice.  models/README.md says what was weighed.
+DEFAULT_MODELS = (
+    *[MODELS / "simple_CNN.people.hdf5", MODELS / "mini_XCEPTION.people.hdf5"] * 2,
+    MODELS / "big_XCEPTION.hdf5",
+)
 COLUMNS = ("source", "frame", "time_s", "face", "x", "y", "width", "height", "emotion", "confidence", "uncertain")
 TO_BGR = {  # by the order of the channels and their number
     ("BGR", 4): cv2.COLOR_BGRA2BGR,
@@ -132,7 +137,7 @@ class EmotionRecognizer:
 
     def __init__(
         self,
-        model: str | Path | Sequence[str | Path] = DEFAULT_MODEL,
+        model: str | Path | Sequence[str | Path] = DEFAULT_MODELS,
         *,
         emotions: Sequence[str] | None = None,
         input_range: tuple[float, float] | None = None,

@@ -690,6 +690,14 @@ def test_compiling_by_hand(path):
     assert done.returncode == 2 and "MODEL.hdf5" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_second_model_is_not_overwritten(path, tmp_path):
+    second = Path(shutil.copy(path, tmp_path / "second.hdf5"))
+    before = second.read_bytes()
+    with pytest.raises(UserError, match="is a .tflite or a .keras; found .*second.hdf5: compile one model at a time"):
+        checkpoint.main([str(path), str(second)])
+    assert second.read_bytes() == before
+
+
 def test_without_tensorflow_what_must_be_compiled_is_one_line(path, monkeypatch):
     monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)

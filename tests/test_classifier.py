@@ -354,3 +354,12 @@ def test_probabilities_and_heat_maps_see_turned_faces_upright(drawn_frame, looke
     np.testing.assert_allclose(classify(part, boxes[:1], [np.pi / 2]), classify(frame, boxes[:1]), atol=0.01)
     maps = classify.heat_maps(part, boxes[:1], [3], [np.pi / 2]), classify.heat_maps(frame, boxes[:1], [3])
     np.testing.assert_allclose(*maps, atol=0.1)
+
+
+def test_a_checkpoint_that_is_named_twice_counts_twice_and_runs_once():
+    first, second = (MODEL.with_stem(name) for name in ("tiny_XCEPTION", "mini_XCEPTION"))
+    faces = np.random.default_rng(0).uniform(-1, 1, (3, 48, 48, 1)).astype(np.float32)
+    alone = [EmotionClassifier([path]).predict(faces) for path in (first, second)]
+    both = EmotionClassifier([first, second, first])
+    np.testing.assert_allclose(both.predict(faces), (2 * alone[0] + alone[1]) / 3, atol=1e-6)
+    assert len(both.networks) == 2

@@ -790,3 +790,12 @@ def test_a_signal_in_a_finalizer_is_not_lost():
 
     hook = sys.unraisablehook
     assert exit_status(main, []) == 130 and sys.unraisablehook is hook
+
+
+def test_how_to_get_fer2013_is_told_in_lines_of_its_own(tmp_path, capsys):
+    import load_and_process
+
+    assert exit_status(load_and_process.main, ["--dataset", str(tmp_path / "a\x1bb" / "fer2013.csv")]) == 2
+    first, *hint = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ") and r"a\x1bb" in first and first.endswith("get FER2013, or use `drawn`")
+    assert len(hint) == 4 and hint[1].startswith("  images  kaggle datasets download")

@@ -285,7 +285,7 @@ def test_a_missing_model_or_detector_is_one_line():
 def test_every_argument_is_a_flag_of_the_live_script_with_the_same_default():
     arguments = inspect.signature(EmotionRecognizer).parameters
     defaults = {name: argument.default for name, argument in arguments.items()}
-    defaults["model"] = [defaults["model"]]
+    defaults["model"] = [*defaults["model"]]
     flags = vars(live.parse_args([]))
     assert len(defaults) > 10 and defaults == {name: flags[name] for name in defaults}
 
