@@ -278,7 +278,7 @@ def test_list_says_what_is_done(tmp_path, trainer, capsys):
     assert first.split() == ["simple_CNN-1", "76", "69.2", "%", "done"]
     assert second.split() == ["simpler_CNN-1", "36", "68.0", "%", "begun"]
     assert third.split() == ["big_XCEPTION-1", "42", "67.0", "%"]
-    assert header.split()[-1] == "state" and total == "24 steps, 13 hours 3 minutes on one core"
+    assert header.split()[-1] == "state" and total == "27 steps, 14 hours 24 minutes on one core"
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -291,10 +291,10 @@ def test_the_script_starts_anywhere_without_keras(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--only", "simple_CNN-9"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, SCRIPT, "--only", "simple_CNN-10"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (
-        done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "invalid choice: 'simple_CNN-9'" in done.stderr
+        done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "invalid choice: 'simple_CNN-10'" in done.stderr
     )
 
 
