@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,7 @@ epochs = "auto"                # passes over Training in each step, for a first 
 # ----------------------------------------------------------------------------------------------------------
 
 TRAINER = ROOT / "train_emotion_classifier.py"
+SECONDS_TO_END = 10  # after Ctrl-C, for a program that did not get it
 RECORD = "reproduced.json"  # in a step's folder: the step is done
 
 
@@ -273,18 +275,24 @@ def arguments_of(
 
 def run(command: Sequence[str]) -> int:
     """Run a program to its end and return its exit status; Ctrl-C and SIGTERM end the program, too."""
+    interrupted = threading.Event()
     with subprocess.Popen(command) as program:
-        previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: program.terminate())
+
+        def end_program(number, frame):
+            """Ctrl-C: the terminal sends it to the program, too; SIGTERM comes to this process alone."""
+            interrupted.set()
+            waiting = threading.Timer(SECONDS_TO_END if number == signal.SIGINT else 0, program.terminate)
+            waiting.daemon = True
+            waiting.start()
+
+        # No KeyboardInterrupt while Popen waits: between the end of the program and the note of its exit status, a
+        # KeyboardInterrupt would lose the status, and Popen then says 0.
+        previous_handlers = {number: signal.signal(number, end_program) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            return program.wait()
-        except KeyboardInterrupt:  # the terminal sends Ctrl-C to both
-            try:
-                return program.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                program.terminate()
-                return program.wait()
+            return program.wait() or (130 if interrupted.is_set() else 0)
         finally:
-            signal.signal(signal.SIGTERM, previous_handler)
+            for number, handler in previous_handlers.items():
+                signal.signal(number, handler)
 
 
 # ----------------------------------------------------------------------------------------------------------
