@@ -77,13 +77,19 @@ class Dataset(dict[str, Split]):
         emotions: The labels that the numbers in the splits index: first EMOTIONS, then the other labels of a folder, in
             alphabetical order, whether capital or small.
         titles: {split: what it is called in print}: the name of its folder, or else its own name.
+        paths: {split: the paths of its images}, of a folder; with the images that can't be read and have no face.
     """
 
     def __init__(
-        self, splits: dict[str, Split], emotions: Sequence[str] = EMOTIONS, titles: dict[str, str] | None = None
+        self,
+        splits: dict[str, Split],
+        emotions: Sequence[str] = EMOTIONS,
+        titles: dict[str, str] | None = None,
+        paths: dict[str, list[Path]] | None = None,
     ):
         super().__init__(splits)
         self.emotions, self.titles = tuple(emotions), {name: name for name in splits} | (titles or {})
+        self.paths = paths or {}
 
     def drop_unused_labels(self) -> "Dataset":
         """Return the same faces, without the emotions that no face shows; the other emotions get new numbers."""
@@ -194,11 +200,12 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
         return Dataset({name: Split(faces, emotions) for name, (faces, emotions) in drawn.items()})
 
     source = find_source(dataset_path)
-    images, emotion_names, folders = list_parquet(source), EMOTIONS, {}
+    images, emotion_names, folders, paths = list_parquet(source), EMOTIONS, {}, {}
     if source.is_dir() and not images:
         images, emotion_names = list_images(source)
         for split, _, path in images:  # a dict of names has each name once
             folders.setdefault(SPLITS[split], {})[path.parent.parent.name] = None
+            paths.setdefault(SPLITS[split], []).append(path)
     arrays = _read_with_cache(source, images, image_size)
     if len(EMOTIONS) in arrays[1] and emotion_names == EMOTIONS:
         emotion_names = WITH_CONTEMPT
@@ -207,7 +214,7 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
     for name, start, end in zip(SPLITS, starts[:-1], starts[1:], strict=True):
         if start < end:
             splits[name] = Split(arrays[2][start:end], arrays[1][start:end])
-    return Dataset(splits, emotion_names, {split: " and ".join(names) for split, names in folders.items()})
+    return Dataset(splits, emotion_names, {split: " and ".join(names) for split, names in folders.items()}, paths)
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Tests of the evaluation: figures worked out by hand, what it writes, and everything that goes wrong."""
 
+import csv
 import json
 import os
 import shutil
@@ -157,7 +158,7 @@ def report(networks, folder, tmp_path_factory):
     """(JSON, folder of pictures) of two networks of different input sizes, with flip."""
     output = tmp_path_factory.mktemp("report")
     arguments = [networks["first"], networks["second"], "--dataset", folder, "--flip", "--output-dir", output / "new"]
-    assert run(*arguments, "--json", output / "deep" / "figures.json") == 0
+    assert run(*arguments, "--json", output / "deep" / "figures.json", "--csv", output / "deep" / "answers.csv") == 0
     return json.loads((output / "deep" / "figures.json").read_text()), output / "new"
 
 
@@ -293,6 +294,39 @@ def test_each_network_sees_the_faces_at_its_own_size_and_emotions_are_matched_by
     assert figures["models"][0]["confusion_matrix"] != figures["models"][1]["confusion_matrix"]
 
 
+def read_answers(path):
+    """The rows of --csv as dicts."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [*csv.DictReader(file)]
+
+
+def test_each_images_answer_is_listed(report, networks, folder, expected):
+    figures, pictures = report
+    rows, (y_true, direct, _) = read_answers(pictures.parent / "deep" / "answers.csv"), expected
+    models = [str(networks["first"]), str(networks["second"]), "ensemble"]
+    assert [row["model"] for row in rows] == np.repeat(models, len(y_true)).tolist()
+    for start, probabilities in zip(range(0, len(rows), len(y_true)), [*direct, np.mean(direct, axis=0)], strict=True):
+        for row, label, expected_row in zip(rows[start:], y_true, probabilities, strict=False):
+            assert Path(row["image"]).is_file() and row["label"] == EMOTIONS[label] == Path(row["image"]).parent.name
+            assert row["prediction"] == EMOTIONS[expected_row.argmax()]
+            assert float(row["confidence"]) == pytest.approx(expected_row.max(), abs=1e-4)
+            assert [float(row[emotion]) for emotion in EMOTIONS] == pytest.approx(expected_row, abs=1e-4)
+    assert len({row["image"] for row in rows}) == len(y_true)
+    correct = np.mean([row["label"] == row["prediction"] for row in rows[-len(y_true) :]])
+    assert correct == pytest.approx(figures["ensemble"]["accuracy"])
+
+
+def test_the_paths_of_a_folder_with_damaged_images_are_those_of_the_faces(drawn, tmp_path):
+    faces = np.concatenate([drawn["PublicTest"][0]] * 4)
+    folder = write_folder(tmp_path / "faces", {"validation": {"happy": faces}})
+    damaged = folder / "validation" / "happy" / "50.png"
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    split = evaluation.load_split(folder, "PublicTest", (96, 96))
+    assert len(split.images) == len(split.faces) == len(faces) - 1 and str(damaged) not in split.images
+    for path, face in zip(split.images, split.faces, strict=True):
+        np.testing.assert_array_equal(cv2.imread(path, cv2.IMREAD_GRAYSCALE), face[..., 0])
+
+
 def test_ensemble_is_the_mean_of_the_probabilities(report, expected):
     figures, _ = report
     y_true, direct, mirrored = expected
@@ -406,7 +440,7 @@ def test_fer_plus_labels(networks, tmp_path):
     """With --votes a face counts as what most people saw in it; what has no such emotion does not count."""
     rng = np.random.default_rng(0)
     cast = {"neutral": "neutral", "happy": "happiness", "sad": "sadness"}
-    rows = ["happy", "sad", "neutral", "neutral", "contempt", "NF"]
+    rows = ["happy", "sad", "neutral", "NF", "neutral", "contempt"]
     pixels = [" ".join(map(str, rng.integers(0, 256, 48 * 48))) for _ in rows]
     numbers = [EMOTIONS.index(row) if row in EMOTIONS else 3 for row in rows]
     text = [f"{number},{line},PublicTest" for number, line in zip(numbers, pixels, strict=True)]
@@ -415,11 +449,12 @@ def test_fer_plus_labels(networks, tmp_path):
     lines = [",".join(["PublicTest", "", *map(str, row)]) for row in votes]
     (tmp_path / "new.csv").write_text("\n".join([f"Usage,Image name,{','.join(VOTE_COLUMNS)}", *lines]))
     arguments = ("--dataset", tmp_path / "fer2013.csv", "--votes", tmp_path / "new.csv", "--output-dir", tmp_path)
-    assert run(networks["three"], *arguments, "--json", tmp_path / "figures.json") == 0
+    assert run(networks["three"], *arguments, "--json", tmp_path / "figures.json", "--csv", tmp_path / "rows.csv") == 0
     (result,) = json.loads((tmp_path / "figures.json").read_text())["models"]
     assert result["images"] == 5
     supports = {emotion: scores["support"] for emotion, scores in result["per_emotion"].items()}
     assert supports == {"happy": 1, "sad": 1, "neutral": 2, "contempt": 1}
+    assert [row["image"] for row in read_answers(tmp_path / "rows.csv")] == ["0", "1", "2", "4", "5"]
 
 
 class NoPicture:
@@ -477,6 +512,7 @@ def test_what_most_people_saw(networks, with_votes, tmp_path, capsys, monkeypatc
     (tmp_path / "elsewhere.csv").write_bytes((root / "fer2013new.csv").read_bytes())
     named = evaluation.load_split(root / "fer2013.csv", "PublicTest", (48, 48), tmp_path / "elsewhere.csv", "people")
     np.testing.assert_allclose(named.shares, shares, atol=1e-6)
+    assert named.images.tolist() == clear
 
 
 def test_no_votes_beside_the_data(folder, monkeypatch):
@@ -669,6 +705,17 @@ def test_a_network_whose_outputs_are_in_alphabetic_order_is_found_out(named):
     assert not evaluation.hint_of_order(predictions_of(EMOTIONS, np.eye(7), EMOTIONS), header)
 
 
+def test_two_emotions_that_are_never_right_show_alphabetic_order_however_few_faces_they_have():
+    in_order = tuple(sorted(EMOTIONS))
+    outputs = [in_order.index(emotion) for emotion in EMOTIONS]  # sad, surprise and neutral are the last three
+    faces = [0] * 60 + [4, 5]
+    predictions = predictions_of([EMOTIONS[face] for face in faces], np.eye(7)[outputs][faces], EMOTIONS)
+    header = Header("net", None, (48, 48, 1), (-1, 1))
+    assert "100% of the faces, in place of 97%" in evaluation.hint_of_order(predictions, header)
+    one = predictions_of([EMOTIONS[face] for face in faces[:-1]], np.eye(7)[outputs][faces[:-1]], EMOTIONS)
+    assert not evaluation.hint_of_order(one, header)  # one emotion alone may simply be difficult
+
+
 def test_dollars_in_names_are_drawn_as_they_are(tmp_path):
     names = ("$angry", "$happy$", "sa$$d")
     predictions = predictions_of(["angry", "happy", "sad"], np.eye(3)[[1, 0, 2]])._replace(emotions=names)
@@ -698,11 +745,14 @@ def test_dollars_in_names_are_drawn_as_they_are(tmp_path):
         (["first", "three"], [], ["must name the same emotions", "three.hdf5 with sad, contempt"]),
         (["three"], [], ["must know every emotion", "three.hdf5", "angry, disgust, fear, surprise"]),
         (["first"], ["--split", "PrivateTest"], ["Training (train) or PublicTest (validation)", "found PrivateTest"]),
+        (["first"], ["--split", "test"], ["found PrivateTest (test)"]),
         (["first"], ["--split", "Exam"], ["Training (train) or PublicTest (validation)", "found Exam"]),
         (["first"], ["--output-dir", "{file}"], ["can't be written"]),
         (["first"], ["--json", "{file}/figures.json"], ["can't be written"]),
         (["first"], ["--json", "{folder}"], ["--json must name a file"]),
         (["first"], ["--json", "{first}"], ["--json must name a file", "first.hdf5"]),
+        (["first"], ["--csv", "{first}"], ["--csv must name a file", "first.hdf5"]),
+        (["first"], ["--csv", "{file}", "--json", "{file}"], ["--csv must name a file", "another output"]),
         (["sigmoid"], [], ["sigmoid.hdf5 must give probabilities"]),
         (["nan"], [], ["nan.hdf5 must give probabilities", "found nan among the weights of its layer dense"]),
     ],
@@ -714,6 +764,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(models, arguments, messages, n
     content = networks["first"].read_bytes()
     paths = [networks.get(name, tmp_path / f"{name}.hdf5") for name in models]
     defaults = ["--dataset", folder, "--output-dir", tmp_path / "out", "--json", tmp_path / "figures.json"]
+    defaults += ["--csv", tmp_path / "answers.csv"]
     given = [argument.format(**places) for argument in arguments]
     assert run(*paths, *defaults, *given) == 2
     error = capsys.readouterr().err
