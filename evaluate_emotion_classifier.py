@@ -70,6 +70,7 @@ from models.checkpoint import (
     parse_emotions,
     parse_input_range,
     read_header,
+    tell_of_drawings,
 )
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for size in sorted(set(sizes), reverse=True)
     }
     emotions = shared_emotions(args.models, headers, splits[sizes[0]])
+    if str(args.dataset) != "drawn":
+        tell_of_drawings(args.models, headers)
     print(describe_split(splits[max(sizes)]), flush=True)
 
     names = output_names(args.models)

@@ -35,7 +35,7 @@ from command_line import (  # first: it names a missing package
 # isort: split
 import cv2
 
-from models.checkpoint import parse_emotions, parse_input_range
+from models.checkpoint import parse_emotions, parse_input_range, tell_of_drawings
 from recognition.annotation import LANGUAGES, Annotator
 from recognition.detection import DEFAULT_CASCADE
 from recognition.recognizer import DEFAULT_MODELS, EmotionRecognizer, Recognize, show_progress
@@ -238,6 +238,8 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_libraries())
         frames = stack.enter_context(open_source(source, endless=window is not None and not session.several))
+        if not frames.drawn:
+            tell_of_drawings(recognizer.classify.headers, recognizer.classify.headers.values())
         files = name_files(frames, session)
         session.reserved.reserve(files)
         records = stack.enter_context(Records(open_recorders(files, frames, recognizer.classify, annotate.labels)))

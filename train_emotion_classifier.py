@@ -8,7 +8,7 @@
     KERAS_BACKEND=jax python train_emotion_classifier.py --hosts node0:12345,node1 --host-index 0    # docs/scaling.md
 
 Writes to --output-dir, each file whole or not at all:
-    NETWORK.EPOCH-VALACC.hdf5   the best checkpoint so far, labels and input size inside
+    NETWORK.EPOCH-VALACC.hdf5   the best checkpoint so far, labels and input size inside; or .keras
     NETWORK.settings.json       the settings of the run
     NETWORK.log.csv  NETWORK.curve.png   loss, accuracy and learning rate per epoch
     NETWORK.resume.npz          everything --resume needs to go on from the last finished epoch
@@ -85,6 +85,7 @@ disturbances = 0.0             # share of faces with noise, blur, low resolution
 # machine
 precision = "auto"             # float32, mixed_bfloat16, or auto: see `choose_precision`
 seed = 0                       # of initial weights, order and augmentation
+checkpoint_format = "hdf5"     # hdf5, keras
 output_dir = "auto"            # folder for everything that is written; auto: models/, of drawn faces models/drawn/
 tensorboard = False            # also write TensorBoard event files (needs: pip install tensorboard)
 # fmt: on
@@ -96,6 +97,7 @@ VOTES_AS = ("share", "people", "hard", "soft")
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("cosine", "plateau")
 MONITORS = ("val_accuracy", "val_loss", "epoch")
+CHECKPOINT_FORMATS = ("hdf5", "keras")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
@@ -161,6 +163,7 @@ def read_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("machine").add_argument
     add("--precision", default=precision, choices=PRECISIONS, help="of the arithmetic; checkpoints are float32")
+    add("--checkpoint-format", default=checkpoint_format, choices=CHECKPOINT_FORMATS, help="keras: Keras's own")
     add("--tensorboard", action=switch, default=tensorboard, help="also write TensorBoard event files")
     add("--hosts", metavar="HOST:PORT,HOST,...", help="train on several, this list given to each (or EMOTION_HOSTS)")
     add("--host-index", type=number(int, 0, none=True), metavar="I", help="which of --hosts this is")
@@ -186,7 +189,7 @@ from training import hosts  # first: the package imports Keras in silence
 import keras
 import numpy as np
 
-from models.checkpoint import load_checkpoint
+from models.checkpoint import DRAWN, load_checkpoint
 from models.cnn import NETWORKS
 from training.faces import (
     BATCHES_AHEAD,
@@ -302,7 +305,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         if not args.resume and files.state.exists():
             say(
                 f"note: {args.output_dir} holds an earlier run of {args.network}; the first finished epoch replaces it "
-                "(its .hdf5 stays). To go on with it instead: Ctrl-C, and --resume"
+                "(its checkpoint stays). To go on with it instead: Ctrl-C, and --resume"
             )
         with replacing(files.settings) as partial:
             partial.write_text(json.dumps(settings, indent=2) + "\n")
@@ -380,6 +383,8 @@ def train(args: argparse.Namespace, settings: dict) -> int:
             recalibration_faces=np.array(data.faces[np.sort(recalibration)]),
             monitor=args.monitor,
             output_dir=args.output_dir,
+            suffix=f".{args.checkpoint_format}",
+            trained_on=DRAWN if is_drawn else "",
         )
     stopping = {"schedule": args.schedule, "monitor": args.monitor, "epochs": args.epochs}
     patience = args.early_stopping_patience

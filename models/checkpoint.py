@@ -1,10 +1,10 @@
 """Checkpoints: one file per trained network, and the compiled form that the live script runs.
 
-A checkpoint is a Keras `.hdf5` or `.h5` (architecture and float32 weights, no optimizer state) with four attributes of
-this project at its root: `network`, the builder's name; `emotions`, the labels in the order of the outputs, as JSON;
+A checkpoint is a Keras `.hdf5` or `.h5` (architecture and float32 weights, no optimizer state) with attributes of this
+project at its root: `network`, the builder's name; `emotions`, the labels in the order of the outputs, as JSON;
 `input_range`, the values of black and white, as JSON; `temperature`, the number by which the logits were divided to
-calibrate the probabilities (the last layer's weights include this division).  A `.keras` file has the same four in its
-`metadata.json`.  The input size comes from the file, too.
+calibrate the probabilities (the last layer's weights include this division); `trained_on`, where faces were drawn.  A
+`.keras` file has the same in its `metadata.json`.  The input size comes from the file, too.
 
 Files of others say less.  What a file does not say, the user says (`--emotions`, `--input-range`), or it is assumed and
 a notice says so.  Whatever the file, `load_checkpoint` and the compiled form take grey faces in [-1, 1] and give
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".hdf5", ".h5", ".keras")
 WEIGHTS = "model.weights.h5"  # member of a .keras file
+DRAWN = "drawn faces"  # what a network has learnt that knows no person
 RANGE = (-1.0, 1.0)  # of the pixels that networks of this project take, black to white
 KERAS_2_ARGUMENTS = ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint")
 
@@ -72,20 +73,24 @@ class Header(NamedTuple):
     emotions: tuple[str, ...] | None  # labels in the order of the outputs; None where the file has no labels
     input_shape: tuple[int, int, int]  # height, width, channels
     input_range: tuple[float, float] | None  # what the network takes for black and for white; None: not said
+    trained_on: str = ""  # DRAWN; else nothing
 
 
 # ----------------------------------------------------------------------------------------------------------
 # Writing
 
 
-def save_checkpoint(model: "keras.Model", path: str | Path, emotions: Sequence[str], temperature: float = 1.0) -> None:
+def save_checkpoint(
+    model: "keras.Model", path: str | Path, emotions: Sequence[str], temperature: float = 1.0, trained_on: str = ""
+) -> None:
     """Write a checkpoint; the file gets its final name only when it is complete.
 
     Args:
         model: A float32 network, from faces (n, height, width, channels) to probabilities (n, len(emotions)).
-        path: The `.hdf5` to write; an older file of that name is replaced.
+        path: The `.hdf5` or `.keras` to write; an older file of that name is replaced.
         emotions: Labels in the order of the outputs.
         temperature: The number by which the logits were divided to calibrate them; it is written down only.
+        trained_on: DRAWN, if the network knows drawn faces only.
 
     Raises:
         UserError: The file can't be written, or the disk is full; an older file of that name is intact.
@@ -96,16 +101,23 @@ def save_checkpoint(model: "keras.Model", path: str | Path, emotions: Sequence[s
         raise ValueError(f"a checkpoint is written in float32; {model.name} computes in {sorted(dtypes)}")
     if model.output_shape[-1] != len(emotions):
         raise ValueError(f"one emotion per output: {model.name} has {model.output_shape[-1]}, given {len(emotions)}")
+    said = {"network": model.name, "emotions": list(emotions), "input_range": list(RANGE), "temperature": temperature}
+    said |= {"trained_on": trained_on} if trained_on else {}
+    if Path(path).suffix == ".keras":
+        import keras
+
+        with replacing(path) as partial:
+            keras.Model(model.inputs, model.outputs, name=model.name).save(partial)  # without optimizer
+            _write_attributes(partial, said)
+        return
     # model.save() calls this function, too, but with a file on the disk: HDF5 ends the whole process on a full disk.
     from keras.src.legacy.saving.legacy_h5_format import save_model_to_hdf5
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         save_model_to_hdf5(model, file, include_optimizer=False)
-        file.attrs["network"] = model.name
-        file.attrs["emotions"] = json.dumps(list(emotions))
-        file.attrs["input_range"] = json.dumps(RANGE)
-        file.attrs["temperature"] = temperature
+        for name, value in said.items():
+            file.attrs[name] = json.dumps(value) if isinstance(value, list) else value
     with replacing(path) as partial:
         partial.write_bytes(content.getvalue())
 
@@ -122,6 +134,11 @@ def write_header(path: Path, header: Header) -> None:
     """
     said = {"emotions": header.emotions, "input_range": header.input_range}
     said = {name: list(value) for name, value in said.items() if value}
+    _write_attributes(path, said | ({"trained_on": header.trained_on} if header.trained_on else {}))
+
+
+def _write_attributes(path, said):
+    """Write values by name into a model's file."""
     content = io.BytesIO(path.read_bytes())
     if path.suffix == ".keras":
         with zipfile.ZipFile(content) as archive:
@@ -134,7 +151,7 @@ def write_header(path: Path, header: Header) -> None:
     else:
         with h5py.File(content, "r+") as file:
             for name, value in said.items():
-                file.attrs[name] = json.dumps(value)
+                file.attrs[name] = json.dumps(value) if isinstance(value, list) else value
     with replacing(path) as partial:
         partial.write_bytes(content.getvalue())
 
@@ -206,6 +223,12 @@ def complete_headers(
     if assumed:
         _notice(f"notice: assumed, since the file does not say it: {'; '.join(assumed)}")
     return headers
+
+
+def tell_of_drawings(paths: Sequence[str | Path], headers: Sequence[Header]) -> None:
+    """Print a notice, once, where networks that know drawn faces only are to name people's emotions."""
+    if drawn := [str(path) for path, header in zip(paths, headers, strict=True) if header.trained_on == DRAWN]:
+        _notice(f"notice: {', '.join(drawn)} learnt from drawn faces only: what it says of people means nothing")
 
 
 @lru_cache
@@ -407,7 +430,9 @@ def _read_description(path):
         raise UserError(f"{path} is damaged: emotions are a list of names; found {fault}; copy or train it again")
     name = attributes.get("network") or config["config"].get("name")
     name = name if isinstance(name, str) and name.isprintable() else path.stem
-    return (Header(name, emotions and tuple(emotions), shape, _input_range(attributes, config, path)), config, numbers)
+    drawn = DRAWN if attributes.get("trained_on") == DRAWN else ""
+    header = Header(name, emotions and tuple(emotions), shape, _input_range(attributes, config, path), drawn)
+    return header, config, numbers
 
 
 def _read_hdf5(path):

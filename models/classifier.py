@@ -90,6 +90,7 @@ class EmotionClassifier:
     Attributes:
         emotions: The labels, in the order of the probabilities.
         sizes: The networks' input sizes (height, width), each once.
+        headers: {path: what the checkpoint says of its network}.
 
     Raises:
         UserError: A checkpoint can't be read or compiled, its emotions differ, or LiteRT can't run it.
@@ -107,7 +108,8 @@ class EmotionClassifier:
         different = list(dict.fromkeys(paths))  # one that is named twice runs once, and counts twice
         self._order = [different.index(path) for path in paths]
         headers = complete_headers(different, [read_header(path) for path in different], emotions, input_range)
-        for path, header in zip(different, headers, strict=True):
+        self.headers = dict(zip(different, headers, strict=True))
+        for path, header in self.headers.items():
             network = _load_compiled(path, header)
             emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
             if self.emotions not in (None, emotions):

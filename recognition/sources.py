@@ -249,7 +249,7 @@ def open_source(source: int | str | Path | list[Path] | None, endless: bool = Tr
         from drawn_faces import DrawnFaceCapture  # takes time to import, and is seldom needed
 
         frames = Video(DrawnFaceCapture(frames=None if endless else DRAWN_FRAMES), "drawn")
-        frames.note = "a drawing, no person"
+        frames.note, frames.drawn = "a drawing, no person", True
         return frames
     if name.isdecimal():
         number = name.lstrip("0") or "0"
@@ -301,12 +301,13 @@ class Source:
         fps: Frames per second of a recording.
         count: How many frames there are; 0 if nobody knows.
         note: To be shown in the picture.
+        drawn: Whether the frames are drawings, and show no person.
         broken: How many files could not be read.
         clock: Tells when a frame is due; the window stops it while the user pauses.
     """
 
     name, paths = "", ()
-    still, folder, broken, fps, count, note = False, False, 0, 30.0, 0, ""
+    still, folder, drawn, broken, fps, count, note = False, False, False, 0, 30.0, 0, ""
 
     def __init__(self):
         self.clock = Clock()
@@ -450,11 +451,17 @@ class Video(Source):
             self._next_s = self._time(number + 1, time_s) if following is not None else time_s + self._last_s
             yield Frame(number, time_s, as_bgr(image), self.name, self._next_s - time_s, self.path)
             number, time_s, image = number + 1, self._next_s, following
-        if number < 0.9 * self.count and time_s < 0.9 * self._duration():  # the count in a file is an estimate
+        if number < 0.9 * self.count and time_s < 0.9 * self._duration():
+            name = self.path or self.name
+            if self.path and _counts_no_frames(self.path):  # OpenCV's count is the duration, which sound may have
+                print(
+                    f"notice: {name}: the picture ends after {time_s:.1f} of {self.count / self.fps:.1f} s; the sound "
+                    "is longer, or the file is cut short",
+                    file=sys.stderr,
+                )
+                return
             self.broken += 1
-            print(
-                f"{self.path or self.name} ends after {number} of {self.count} frames: it is damaged", file=sys.stderr
-            )
+            print(f"{name} ends after {number} of {self.count} frames: it is damaged", file=sys.stderr)
 
     def _time(self, number, before):
         """Return the time of the frame that was read last, in seconds since the first frame.
@@ -558,6 +565,13 @@ def _frame_rate(capture, unknown):
     """Return the capture's frames per second, or `unknown` where the capture says 0 or 90,000, as some do."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return fps if 1 <= fps <= 240 else unknown
+
+
+def _counts_no_frames(path):
+    """Return whether a video is of a kind that says how long it lasts, and not how many frames it has."""
+    kinds = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV", b"\0\0\1\xba", b"0&\xb2u", b"G")  # Matroska, ..., ASF, MPEG-TS
+    with open(path, "rb") as file:
+        return file.read(4).startswith(kinds)
 
 
 def _movie_seconds(path):

@@ -28,7 +28,7 @@ SEARCH_WHOLE_EVERY = 0.06  # seconds between the searches of a detector that sea
 SEARCH_TURNED_EVERY = 0.2  # seconds between the searches for turned faces while no face is known
 
 FORGET_AFTER = 1.0  # seconds out of sight after which a face that comes back is a new face
-SLOWEST = 5.0  # seconds between two frames of a slow video; its faces are not out of sight in between
+SLOWEST = 5.0  # seconds between two frames, of a slow video or a still screen; faces are not out of sight in between
 BRIDGE = 0.25  # seconds for which a trusted face is shown without being found
 TRUST_TIME = 1.0  # seconds; `_Track.trust` is an average over this time
 TRUSTED = 0.4  # share of the whole-frame searches that must find a face; lower: more true faces that flicker, and more
@@ -126,8 +126,11 @@ class FaceTracker:
             self.forget()
         before_s, self.gap_s = self.gap_s, time_s - self.time_s
         forget_after = max(FORGET_AFTER, min(self.gap_s, 1.5 * before_s, SLOWEST))
+        still = max(forget_after, min(self.gap_s, SLOWEST) + BRIDGE)  # a screen on which nothing moved has no frames
         self.time_s, self.shape = time_s, image.shape
-        self.tracks = [track for track in self.tracks if time_s - track.seen_s <= forget_after]
+        self.tracks = [
+            track for track in self.tracks if time_s - track.seen_s <= (still if track.followed else forget_after)
+        ]
         near = self.detect.can_search_near
         lost, matched = self._search_near(image) if near else ([], [])
         wait_s = SEARCH_EVERY if self.tracks and not lost else SEARCH_EVERY_LOST
@@ -249,6 +252,7 @@ class _Track:
     def __init__(self, identity, box, roll, time_s):
         self.identity, self.seen_s, self.checked_s, self.trust = identity, time_s, time_s, TRUSTED
         self.roll = self.steady_roll = self.shown_roll = roll  # radians
+        self.followed = False  # whether the face was found twice within BRIDGE before it was lost
         self.turns = 0  # angles at which the face was looked for since it was lost
         self.found = self.steady = self.shown = _centred(box)  # float (4,): centre x, y, width, height
         self.speed = np.zeros(4)  # pixels per second
@@ -274,7 +278,7 @@ class _Track:
     def update(self, box, roll, time_s):
         """Take in that the face was found in a box, turned by an angle."""
         elapsed = max(time_s - self.seen_s, 1e-3)  # two frames may have the same time
-        self.roll, self.turns = roll, 0
+        self.roll, self.turns, self.followed = roll, 0, elapsed <= BRIDGE
         self.steady_roll += (1 - math.exp(-elapsed / ROLL_TIME)) * (roll - self.steady_roll)
         if not roll and abs(self.steady_roll) < ROLL_DEAD_ZONE:
             self.steady_roll = self.shown_roll = 0.0

@@ -21,7 +21,7 @@ from command_line import UserError
 from drawn_faces import draw_dataset
 from load_and_process import EMOTIONS, preprocess_images
 from models import checkpoint
-from models.checkpoint import compile_checkpoint, load_checkpoint, read_header, save_checkpoint
+from models.checkpoint import DRAWN, compile_checkpoint, load_checkpoint, read_header, save_checkpoint
 from models.cnn import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -80,11 +80,13 @@ def path(saved, tmp_path):
 # Writing
 
 
-def test_round_trip(tmp_path):
-    path, model = tmp_path / "my.hdf5", network(shape=(40, 36, 1), classes=3)
-    save_checkpoint(model, path, LABELS)
-    assert read_header(path) == ("tiny_XCEPTION", LABELS, (40, 36, 1), (-1, 1))
-    assert os.listdir(tmp_path) == ["my.hdf5"]
+@pytest.mark.parametrize("trained_on", ["", DRAWN])
+@pytest.mark.parametrize("name", ["my.hdf5", "my.keras"])
+def test_round_trip(tmp_path, name, trained_on):
+    path, model = tmp_path / name, network(shape=(40, 36, 1), classes=3)
+    save_checkpoint(model, path, LABELS, trained_on=trained_on)
+    assert read_header(path) == ("tiny_XCEPTION", LABELS, (40, 36, 1), (-1, 1), trained_on)
+    assert os.listdir(tmp_path) == [name]
     loaded, emotions = load_checkpoint(path)
     assert emotions == LABELS
     assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
@@ -188,7 +190,7 @@ def without_labels(path):
 
 def test_labels_default_to_those_of_fer2013(path):
     without_labels(path)
-    assert read_header(path) == ("tiny_XCEPTION", None, (32, 32, 1), None)
+    assert read_header(path) == ("tiny_XCEPTION", None, (32, 32, 1), None, "")
     assert load_checkpoint(path)[1] == EMOTIONS
 
 
@@ -254,7 +256,7 @@ def test_loads_files_of_keras_2(tmp_path, name, class_name):
     path, model = tmp_path / "fer2013_model.102-0.66.hdf5", network(name, (64, 64, 1))
     save_checkpoint(model, path, EMOTIONS)
     make_keras_2(path, class_name)
-    assert read_header(path) == ("model_1", None, (64, 64, 1), None)
+    assert read_header(path) == ("model_1", None, (64, 64, 1), None, "")
     loaded, emotions = load_checkpoint(path)
     assert emotions == EMOTIONS
     np.testing.assert_allclose(probabilities(loaded), probabilities(model), atol=1e-6)

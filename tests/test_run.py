@@ -1,12 +1,14 @@
 """Tests of training/run.py: what is validated and saved, when a run ends, and its first weights."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 from command_line import UserError
 from load_and_process import EMOTIONS, Split, preprocess_images
-from models.checkpoint import save_checkpoint
+from models.checkpoint import Header, save_checkpoint, write_header
 from models.cnn import EMOTION_MAPS, NETWORKS
 from training import run
 from training.run import (
@@ -189,6 +191,37 @@ def test_starting_from_a_checkpoint(tmp_path):
     another = build_network(NETWORKS["mini_XCEPTION"], (32, 32, 1), 7, 0.0, "float32")
     with pytest.raises(UserError, match="takes a checkpoint of mini_XCEPTION; .*source.hdf5 is one of tiny_XCEPTION"):
         start_from_checkpoint(tmp_path / "source.hdf5", another, EMOTIONS)
+
+
+def test_starting_from_another_programs_file_says_what_is_different(tmp_path):
+    inside = NETWORKS["tiny_XCEPTION"]((32, 32, 1), 7)
+    save_checkpoint(inside, tmp_path / "others.hdf5", EMOTIONS)
+    write_header(tmp_path / "others.hdf5", Header("tiny_XCEPTION", EMOTIONS, (32, 32, 1), (0, 255)))
+    model = build_network(NETWORKS["tiny_XCEPTION"], (32, 32, 1), 7, 0.0, "float32")
+    with pytest.raises(UserError, match="others.hdf5 takes pixels from 0 to 255, and not from -1 to 1: it can be a"):
+        start_from_checkpoint(tmp_path / "others.hdf5", model, EMOTIONS)
+
+
+class Batches(list):
+    """Batches without faces."""
+
+
+@pytest.mark.parametrize(("compiling_s", "epoch_s", "left"), [(60.0, 5.0, 10), (0.0, 5.0, 10)])
+def test_the_time_left_does_not_count_the_first_steps_compiling(monkeypatch, capsys, compiling_s, epoch_s, left):
+    clock = iter([0.0, compiling_s + 0.5, compiling_s + epoch_s, 100.0, 105.0, 200.0])
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    record = run.RunRecord(Batches([0] * 10), None, [], {}, None, None)
+    record.set_params({"epochs": 3})
+    record.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.1)))
+    monkeypatch.setattr(record, "_write", lambda: None)
+    for epoch in range(3):
+        record.on_epoch_begin(epoch)
+        for batch in range(10) if epoch < 2 else ():
+            record.on_train_batch_end(batch)
+        if epoch < 2:
+            record.on_epoch_end(epoch, {"loss": 1.0})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [f"about {left} s left for 2 epochs", "about 5 s left for the last epoch"]
 
 
 def test_a_folder_that_disappears_while_the_run_writes_into_it_is_an_error(tmp_path):

@@ -218,6 +218,18 @@ def test_times_of_videos_of_a_variable_rate(tmp_path, name, capsys):
     assert not frames.broken and not capsys.readouterr().err
 
 
+@pytest.mark.skipif(not which("ffmpeg"), reason="ffmpeg, which makes the videos, is not installed")
+@pytest.mark.parametrize("name", ["a.webm", "a.mkv", "a.mp4", "a.flv", "a.ts"])
+def test_a_video_whose_sound_is_longer_is_not_damaged(tmp_path, name, capsys):
+    picture = ["-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1"]
+    sound = ["-f", "lavfi", "-i", "anullsrc=r=44100:d=4"]
+    subprocess.run(["ffmpeg", *picture, *sound, tmp_path / name], check=True, capture_output=True)
+    with open_source(tmp_path / name) as frames:
+        assert len(list(frames)) in (9, 10) and not frames.broken
+    told = capsys.readouterr().err
+    assert "damaged" not in told and told.count("\n") <= 1
+
+
 def movie(seconds, wide=False):
     """The beginning of an MP4 that says how long it lasts."""
     times = struct.pack(">QQIQ" if wide else ">IIII", 0, 0, 1000, round(1000 * seconds))
@@ -234,6 +246,7 @@ def movie(seconds, wide=False):
         (movie(0), 1),
         (b"\0\0\0\1" + b"\xff" * 99, 1),
         (b"", 1),
+        (b"\x1a\x45\xdf\xa3 Matroska says how long picture and sound last", 0),
     ],
 )
 def test_a_video_is_as_long_as_its_file_says(tmp_path, content, broken):

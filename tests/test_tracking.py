@@ -338,6 +338,14 @@ def test_a_face_keeps_its_identity_between_the_frames_of_a_slow_video(seconds, i
     assert {identity for step in range(4) for identity in scene.show(step * seconds, NEAR)} == identities
 
 
+@pytest.mark.parametrize(("gap_s", "box", "identity"), [(1.5, NEAR, 0), (1.5, AWAY, 1), (9.0, NEAR, 1)])
+def test_a_gap_in_a_fast_video_leaves_a_face_its_identity_where_it_stays(gap_s, box, identity):
+    scene = Scene()  # as a recording of a screen on which nothing moves for a while
+    for step in range(FPS):
+        scene.show(step / FPS, NEAR)
+    assert list(scene.show(1 + gap_s, box)) == [identity]
+
+
 def test_frames_of_the_same_time_are_no_trouble():
     scene = Scene()
     for _ in range(5):

@@ -22,7 +22,7 @@ from command_line import exit_status
 from face_files.votes import VOTE_COLUMNS, VOTE_LABELS
 from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
 from models import cnn
-from models.checkpoint import load_checkpoint, read_header
+from models.checkpoint import DRAWN, load_checkpoint, read_header
 from models.cnn import EMOTION_MAPS, NETWORKS
 from training import run
 
@@ -154,6 +154,35 @@ def test_the_best_checkpoint_is_what_its_name_says(trained):
     assert emotions == EMOTIONS
     answers = keras.ops.convert_to_numpy(model(preprocess_images(faces))).argmax(axis=1)
     assert np.mean(answers == labels) == pytest.approx(rows[epoch - 1], abs=1e-6)
+
+
+def test_a_checkpoint_says_that_it_learnt_drawings(trained, tmp_path, faces_csv):
+    (best,) = checkpoints(trained[0])
+    assert read_header(trained[0] / best).trained_on == DRAWN
+    assert run_csv(tmp_path, faces_csv, "--epochs", 1) == 0
+    assert read_header(tmp_path / checkpoints(tmp_path)[0]).trained_on == ""
+
+
+def test_checkpoints_in_kerass_own_format(tmp_path, faces_csv, capsys):
+    settings = ["--checkpoint-format", "keras", "--monitor", "epoch"]
+    assert run_csv(tmp_path, faces_csv, *settings, "--epochs", 1) == 0
+    (first,) = tmp_path.glob("*.keras")
+    assert run_csv(tmp_path, faces_csv, *settings, "--epochs", 2, "--resume") == 0
+    (best,) = tmp_path.glob("*.keras")  # in place of the first
+    assert first.name.startswith(f"{NETWORK}.001-") and best.name.startswith(f"{NETWORK}.002-")
+    assert not checkpoints(tmp_path) and f"--model {best}" in capsys.readouterr().out
+    assert read_header(best) == (NETWORK, EMOTIONS, (32, 32, 1), (-1, 1), "")
+    faces, labels = load_fer2013_data(faces_csv, (32, 32))["PublicTest"]
+    for model in (load_checkpoint(best)[0], keras.models.load_model(best)):
+        answers = keras.ops.convert_to_numpy(model(preprocess_images(faces))).argmax(axis=1)
+        assert f"{NETWORK}.002-{np.mean(answers == labels):.4f}.keras" == best.name
+
+
+def test_nothing_to_resume_is_said_before_the_data_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "check_network", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.main([*SMALL, "--dataset", "drawn", "--output-dir", str(tmp_path), "--resume"])
+    assert f"no finished epoch of {NETWORK} in {tmp_path} to go on from" in capsys.readouterr().out
 
 
 def test_settings_are_kept(trained):
@@ -469,7 +498,7 @@ def test_a_network_of_ones_own_trains_through_calibration(tmp_path, faces_csv, m
         assert best.startswith("plain_CNN.") and file.attrs["temperature"] != 1
     _, emotions = load_checkpoint(tmp_path / best)
     assert emotions == EMOTIONS
-    assert "left for 1 epochs" in capsys.readouterr().out
+    assert "left for the last epoch" in capsys.readouterr().out
 
 
 def test_names_of_networks_and_choices_are_those_of_the_libraries():

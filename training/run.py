@@ -21,7 +21,7 @@ import pandas as pd
 
 from command_line import UserError, WriteError, drawing, new_figure, replacing
 from load_and_process import Split, preprocess_images
-from models.checkpoint import complete_headers, load_checkpoint, read_header, save_checkpoint
+from models.checkpoint import RANGE, complete_headers, load_checkpoint, read_header, save_checkpoint
 from models.safety import copy_description
 from training import hosts
 from training.faces import PREDICTED_AT_ONCE, AugmentedFaces, PlainFaces
@@ -118,7 +118,12 @@ def start_from_checkpoint(path: Path, model: keras.Model, emotions: tuple[str, .
         source_layers, layers = source_layers[:-1], layers[:-1]
     shapes = [[[tuple(weight.shape) for weight in layer.weights] for layer in each] for each in (source_layers, layers)]
     if shapes[0] != shapes[1]:
-        raise UserError(f"--start-from takes a checkpoint of {model.name}; {path} is one of {source.name}")
+        reason = f"is one of {source.name}"
+        if any(hasattr(layer, "layers") for layer in source.layers):  # it had to be adapted
+            (low, high), colour = header.input_range or RANGE, header.input_shape[2] == 3
+            reason = "takes colour images" if colour else f"takes pixels from {low:g} to {high:g}, and not from -1 to 1"
+            reason = reason if colour or (low, high) != RANGE else "gives logits, or augments its input"
+        raise UserError(f"--start-from takes a checkpoint of {model.name}; {path} {reason}: it can be a --teacher")
     for layer, source_layer in zip(layers, source_layers, strict=True):
         layer.set_weights(source_layer.get_weights())
 
@@ -140,7 +145,7 @@ def predict(model: keras.Model, split: Split) -> np.ndarray:
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Validate each epoch's averaged weights, calibrated and in float32, and keep the best as `.hdf5`.
+    """Validate each epoch's averaged weights, calibrated and in float32, and keep the best as a checkpoint.
 
     The network that is validated is the network that is saved.  The callback puts val_loss and val_accuracy into the
     logs, so it stands before the callbacks that read them.  Of several hosts, the first validates and saves; all get
@@ -154,6 +159,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         recalibration_faces: uint8 (n, h, w, c), for `recalibrate_batch_norm`; may be empty.
         monitor: One of MONITORS.
         output_dir: Where checkpoints go.
+        suffix: Of the checkpoints: ".hdf5" or ".keras".
+        trained_on: As `save_checkpoint` takes it.
 
     Attributes:
         path: Of the best checkpoint; None before the first.
@@ -170,13 +177,17 @@ class BestCheckpoint(keras.callbacks.Callback):
         recalibration_faces: np.ndarray,
         monitor: str,
         output_dir: Path,
+        suffix: str = ".hdf5",
+        trained_on: str = "",
     ):
         super().__init__()
         self.eval_model, self.emotions = eval_model, emotions
         self.validation, self.calibration = PlainFaces(validation), calibration
         self.recalibration_faces, self.monitor, self.output_dir = recalibration_faces, monitor, output_dir
+        self.suffix, self.trained_on = suffix, trained_on
         self.path, self.score, self.superseded = None, (-math.inf, 0.0), None
-        self.earlier_files = sorted(path.name for path in output_dir.glob(f"{eval_model.name}.*.hdf5"))  # other runs'
+        others = output_dir.glob(f"{eval_model.name}.*{suffix}")  # of earlier runs
+        self.earlier_files = sorted(path.name for path in others)
         kind = "categorical" if validation.emotions.ndim == 2 else "sparse_categorical"  # people's shares, or numbers
         eval_model.compile(loss=f"{kind}_crossentropy", metrics=["accuracy"])
 
@@ -205,12 +216,12 @@ class BestCheckpoint(keras.callbacks.Callback):
             self.path = self._free_path(f"{self.model.name}.{epoch + 1:03d}-{result['accuracy']:.4f}")
             if hosts.is_first_host():
                 with hosts.single_host():
-                    save_checkpoint(self.eval_model, self.path, self.emotions, temperature)
+                    save_checkpoint(self.eval_model, self.path, self.emotions, temperature, self.trained_on)
 
     def _free_path(self, name):
         """Return the path of that name, with a number added where an earlier run has left a file of that name."""
-        numbered = (f"{name}.{number}.hdf5" for number in itertools.count(2))
-        files = itertools.chain([f"{name}.hdf5"], numbered)
+        numbered = (f"{name}.{number}{self.suffix}" for number in itertools.count(2))
+        files = itertools.chain([f"{name}{self.suffix}"], numbered)
         return self.output_dir / next(file for file in files if file not in self.earlier_files)
 
     def forget_superseded(self) -> None:
@@ -360,6 +371,8 @@ class RunRecord(keras.callbacks.Callback):
         rows: A dict per finished epoch, by the columns of the log.
     """
 
+    async_safe = True  # so that Keras does not wait for each step to tell of its end
+
     def __init__(
         self,
         batches: AugmentedFaces,
@@ -372,7 +385,7 @@ class RunRecord(keras.callbacks.Callback):
         super().__init__()
         self.batches, self.best, self.counting, self.settings = batches, best, counting, settings
         self.files, self.saved = files, saved
-        self.rows, self._seconds = [], []  # seconds: of the epochs of this process
+        self.rows, self._seconds = [], []  # seconds: of the epochs of this process, without compiling
         if saved:
             self.rows = saved["rows"]
             best.path, best.score = files.state.with_name(saved["best_name"]), tuple(saved["best_score"])
@@ -396,10 +409,15 @@ class RunRecord(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.batches.epoch = epoch
         if self._seconds and hosts.is_first_host():
-            left = (self.params["epochs"] - epoch) * min(self._seconds[-5:])  # the first epoch compiles, too
-            print(f"about {describe_seconds(left)} left for {self.params['epochs'] - epoch} epochs", flush=True)
-        self._started = time.monotonic()
+            epochs = self.params["epochs"] - epoch
+            what = f"{epochs} epochs" if epochs > 1 else "the last epoch"
+            print(f"about {describe_seconds(epochs * min(self._seconds[-5:]))} left for {what}", flush=True)
+        self._started, self._compiled = time.monotonic(), 0.0
         self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if batch == 0 and not self._seconds:  # the first step of a process compiles; the others say what a step takes
+            self._compiled = time.monotonic() - self._started
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         self.rows.append(
@@ -410,7 +428,8 @@ class RunRecord(keras.callbacks.Callback):
                 "seconds": round(time.monotonic() - self._started, 2),
             }
         )
-        self._seconds.append(self.rows[-1]["seconds"])
+        steps, seconds = len(self.batches), self.rows[-1]["seconds"]
+        self._seconds.append((seconds - self._compiled) * (steps / (steps - 1) if self._compiled and steps > 1 else 1))
         if hosts.is_first_host():
             self._write()
         hosts.wait_for_all("the epoch is saved")
