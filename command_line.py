@@ -140,7 +140,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # --epoch is a mistake, and not short for --epochs
         self._negative_number_matcher = re.compile(r"^-[\d.]")  # argparse takes -1 for a value, and -1,1 for a flag
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
@@ -185,15 +185,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """End the script with one line and status 2; argparse calls this method."""
-        self.exit(2, f"error: {printable(message)}{self._did_you_mean(message)}; --help lists the flags\n")
+        proposal = self._did_you_mean(message)
+        end = f"; did you mean {proposal}?" if proposal else ";"
+        self.exit(2, f"error: {printable(message)}{end} --help lists the flags\n")
 
     def _did_you_mean(self, message):
-        """Return a proposal for the first word of a message that is nearly a flag or a choice, else ""."""
+        """Return the flag or the choice that the first mistyped word of a message nearly is, else ""."""
         choices = [str(choice) for action in self._actions for choice in action.choices or ()]
         known = {name.lower(): name for name in [*choices, *self._option_string_actions]}
         for word in re.findall(r"(?<!\S)--[\w-]+|(?<=')[^']+(?=' \(choose)", message):
             if word not in known.values() and (close := difflib.get_close_matches(word.lower(), known, 1, 0.7)):
-                return f"; did you mean {known[close[0]]}?"
+                return known[close[0]]
         return ""
 
 

@@ -63,8 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("smoothing s  lead   changes of the label /s   of uncertain /s   delay ms (median)   late (90 %)")
     for smoothing, lead in SETTINGS:
         changes, unsure, delays = measure(films, Smoother(smoothing, lead, UNCERTAIN_BELOW))
-        late = np.percentile(delays, (50, 90)) if len(delays) else (np.nan, np.nan)
-        print(f"{smoothing:11.2f} {lead:5.2f} {changes:25.2f} {unsure:17.2f} {late[0]:19.0f} {late[1]:13.0f}")
+        late = [f"{ms:.0f}" for ms in np.percentile(delays, (50, 90))] if delays else ["-", "-"]
+        print(f"{smoothing:11.2f} {lead:5.2f} {changes:25.2f} {unsure:17.2f} {late[0]:>19} {late[1]:>13}")
+    if not delays:
+        print(
+            f"notice: no delay measured: of {len(films)} faces, no two in a row are named surely and differently; pass "
+            "more --faces, or other data",
+            file=sys.stderr,
+        )
     return 0
 
 

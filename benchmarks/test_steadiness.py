@@ -42,5 +42,7 @@ def test_changes_and_delays_are_counted(lead, changes, delay):
 def test_a_short_run_prints_a_row_for_each_setting(monkeypatch, capsys):
     monkeypatch.setattr(steadiness, "CALM_S", 1)
     assert steadiness.main(["--faces", "2", "--model", str(ROOT / "models" / "mini_XCEPTION.hdf5")]) == 0
-    first, _, *rows = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    first, _, *rows = told.out.splitlines()
     assert first.startswith("2 faces, 1 s each") and len(rows) == len(steadiness.SETTINGS)
+    assert "nan" not in told.out and told.err.count("notice: no delay measured") == rows[-1].endswith("-")

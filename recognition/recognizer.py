@@ -53,6 +53,9 @@ TO_BGR = {  # by the order of the channels and their number
     ("RGB", 4): cv2.COLOR_RGBA2BGR,
 }
 
+LARGE_CROP = 128  # pixels, the shorter side: an image may be larger than that by mistake, where it is taken for a face
+SMALL_FACE = 0.4  # of the shorter side: crops hold a larger face
+
 Picture = Union[str, Path, np.ndarray, "Image.Image"]
 Recognize = Callable[[np.ndarray, float], list[Face]]  # what `EmotionRecognizer.follow` does with a frame
 
@@ -180,7 +183,8 @@ class EmotionRecognizer:
 
         Args:
             images: The path of an image, an array, a PIL image, or a list of these.  An array is uint8 (h, w),
-                (h, w, 1), (h, w, 3) or (h, w, 4); of shape (n, h, w, c), it is n images.
+                (h, w, 1), (h, w, 3) or (h, w, 4); of shape (n, h, w, c), it is n images.  A PIL image is turned
+                upright as its EXIF tag says; so are files.
             boxes: Where the faces are, in place of looking for them: (k, 4) x, y, width, height in pixels; of several
                 images, one such array per image.
             cropped: Whether every image is one face, as it is.
@@ -312,10 +316,29 @@ class EmotionRecognizer:
     def _track(self, still: bool, cropped: bool) -> Track:
         """Return what finds the faces in the frames of a source."""
         if cropped:
-            return take_whole_images
+            return self._take_whole_images(still)
         if not still:
             return FaceTracker(self._open_detector(still))
         return detect_in_stills(self._open_detector(still))
+
+    def _take_whole_images(self, still):
+        """Return `take_whole_images` with a notice where the first large image is no face, but holds a small one."""
+        looked = False
+
+        def track(image, time_s):
+            nonlocal looked
+            side = min(image.shape[:2])
+            if not looked and side > LARGE_CROP:
+                looked, found = True, detect_in_stills(self._open_detector(still))(image, time_s)
+                if found and (largest := max(face.box[2] for face in found)) < SMALL_FACE * side:
+                    print(
+                        f"notice: cropped images are taken for faces as a whole; found one of {image.shape[1]}x"
+                        f"{image.shape[0]} pixels with a face of {largest}: a photograph is no crop",
+                        file=sys.stderr,
+                    )
+            return take_whole_images(image, time_s)
+
+        return track
 
     def _open_detector(self, still):
         """Return the detector for images, or the one for videos; it remembers nothing between two pictures."""
@@ -382,7 +405,9 @@ def read_image(image: Picture, channels: str | None = None) -> np.ndarray:
     if _is_pil(image):
         if image.mode.startswith(("I", "F")):
             raise TypeError(f"a PIL image must have 8 bits; found mode {image.mode}: scale it, and convert it to L")
-        image, channels = np.asarray(image.convert("RGB")), "RGB"
+        from PIL import ImageOps  # here: the image's own package
+
+        image, channels = np.asarray(ImageOps.exif_transpose(image).convert("RGB")), "RGB"
     if not isinstance(image, np.ndarray):
         hint = ": cv2.imread gives None for a file that it can't read" * (image is None)
         raise TypeError(f"an image is a path, a NumPy array or a PIL image; found {type(image).__name__}{hint}")

@@ -556,7 +556,8 @@ class Summary:
         all_faces = sum(self.seen.values(), Counter())
         looked_at = counted(self.count, "image" if self.still else "frame")
         faces = counted(all_faces.total() if self.still else len(self.seen), "face")
-        line = f"{looked_at} in {seconds:.1f} s ({self.count / seconds:.0f} per second), {faces}"
+        of = "shares of " if self.still and self.seen else ""  # an image's own line has the confidence
+        line = f"{looked_at} in {seconds:.1f} s ({self.count / seconds:.0f} per second), {of}{faces}"
         lines = [f"{line}: {_shares(all_faces)}" if self.seen else line]
         if len(self.seen) > 1:
             longest = sorted(self.seen, key=lambda identity: -self.seen[identity].total())

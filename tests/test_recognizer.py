@@ -97,6 +97,24 @@ def test_images_together_give_what_each_gives_alone(recognize, photograph, drawn
     assert recognize([]) == []
 
 
+def test_a_photograph_of_a_phone_that_was_held_sideways(recognize, photograph, tmp_path):
+    upright, exif = Image.open(photograph).convert("RGB"), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif)
+    (expected,), (face,) = recognize(upright), recognize(Image.open(tmp_path / "a.png"))
+    assert (face.box, face.emotion) == (expected.box, expected.emotion)
+    assert recognize.draw(Image.open(tmp_path / "a.png"), [face]).size == recognize.draw(upright, [expected]).size
+
+
+def test_a_whole_photograph_is_no_crop(recognize, photograph, capsys):
+    recognize([photograph, photograph], cropped=True)
+    assert capsys.readouterr().err.count("found one of 512x512 pixels with a face of ") == 1
+    image = cv2.imread(str(photograph))
+    x, y, w, h = recognize(photograph)[0].box
+    recognize([image[y : y + h, x : x + w], np.zeros((48, 48), np.uint8)], cropped=True, channels="BGR")
+    assert not capsys.readouterr().err
+
+
 def test_uncertain_is_what_the_live_script_calls_so(recognize, photograph):
     (face,) = EmotionRecognizer(uncertain_below=0.999)(photograph, boxes=[SMILE])
     assert face.uncertain and face.emotion == "happy"
