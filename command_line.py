@@ -15,7 +15,6 @@ from __future__ import annotations  # an older Python reads this file, too, and 
 import _thread
 import argparse
 import contextlib
-import difflib
 import errno
 import functools
 import math
@@ -26,7 +25,6 @@ import shutil
 import signal
 import stat
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -191,6 +189,8 @@ class Parser(argparse.ArgumentParser):
 
     def _did_you_mean(self, message):
         """Return the flag or the choice that the first mistyped word of a message nearly is, else ""."""
+        import difflib  # here, as some below: most starts do without it, and are faster
+
         choices = [str(choice) for action in self._actions for choice in action.choices or ()]
         known = {name.lower(): name for name in [*choices, *self._option_string_actions]}
         for word in re.findall(r"(?<!\S)--[\w-]+|(?<=')[^']+(?=' \(choose)", message):
@@ -350,6 +350,8 @@ def is_device(path: Path) -> bool:
 @contextlib.contextmanager
 def _writing_to_device(path):
     """Give a path in a folder of its own; its content goes to the device or pipe at `path` if the block ends well."""
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         partial = Path(folder, path.name)
         partial.touch()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cv2
-import imutils
 import numpy as np
 
 from command_line import UserError, quiet_start
@@ -305,7 +304,8 @@ class HaarDetector:
         ratio = max(1, min(grey.shape) / self.side)
         if ratio > 1:
             way = cv2.INTER_AREA if ratio > 1.5 else cv2.INTER_LINEAR  # the second is faster, and exact enough there
-            grey = imutils.resize(grey, width=round(grey.shape[1] / ratio), inter=way)
+            width = round(grey.shape[1] / ratio)
+            grey = cv2.resize(grey, (width, int(width / grey.shape[1] * grey.shape[0])), interpolation=way)
             ratio = image.shape[1] / grey.shape[1]
         return stretch(grey), ratio
 

@@ -388,7 +388,9 @@ def show_progress(frames: Source, disable: bool | None = None) -> Iterable[Frame
         frames: The source.
         disable: Whether to show no bar; None: a bar only in a terminal.
     """
-    from tqdm import tqdm  # takes time to import
+    if disable or (disable is None and not sys.stderr.isatty()):
+        return frames
+    from tqdm import tqdm  # here: takes time to import
 
     unit = " images" if frames.still else " frames"
     return tqdm(frames, printable(frames.name), frames.count or None, unit=unit, leave=False, disable=disable)
