@@ -15,7 +15,7 @@ The live script runs the checkpoint compiled to LiteRT.  LiteRT needs neither Te
 hundred times faster than `model.predict`.  `compile_checkpoint` compiles a checkpoint once.  The name of the result
 contains the hash of the checkpoint's bytes, so a changed checkpoint is compiled again.
 
-    python -m models.checkpoint MODEL                          compile a checkpoint, and put the result beside it
+    python -m models.checkpoint MODEL                          compile a checkpoint: beside it, and in the user's cache
     python -m models.checkpoint MODEL --emotions a,b,c --input-range 0,1      write what a file does not say into it
     python -m models.checkpoint MODEL MODEL.keras              write it in Keras's own format
     python -m models.checkpoint MODEL --onnx                   put an ONNX file beside it
@@ -29,6 +29,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -62,7 +63,19 @@ if TYPE_CHECKING:
 SUFFIXES = (".hdf5", ".h5", ".keras")
 WEIGHTS = "model.weights.h5"  # member of a .keras file
 DRAWN = "drawn faces"  # what a network has learnt that knows no person
+# of a .hdf5, at its root
+ATTRIBUTES = ("model_config", "network", "emotions", "input_range", "temperature", "trained_on")
 RANGE = (-1.0, 1.0)  # of the pixels that networks of this project take, black to white
+COMPILED_FOLDER = Path(__file__).parent  # of the compiled forms that come with the project
+COMPILED_HERE = (
+    "big_XCEPTION.c51790a48e1d2f31.tflite",
+    "mini_XCEPTION.5a3c45787f4f9a54.tflite",
+    "mini_XCEPTION.people.f7e50ef26c3be101.tflite",
+    "simple_CNN.67a6db56033625a0.tflite",
+    "simple_CNN.people.6fde715750e65b6f.tflite",
+    "simpler_CNN.4d79226158eb62ef.tflite",
+    "tiny_XCEPTION.0a0527073bb948c4.tflite",
+)
 KERAS_2_ARGUMENTS = ("groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint")
 
 
@@ -428,8 +441,8 @@ def _read_description(path):
     fault = None if emotions is None else _fault_of(emotions) if isinstance(emotions, list) else f"{emotions!a:.60}"
     if fault:
         raise UserError(f"{path} is damaged: emotions are a list of names; found {fault}; copy or train it again")
-    name = attributes.get("network") or config["config"].get("name")
-    name = name if isinstance(name, str) and name.isprintable() else path.stem
+    names = (attributes.get("network"), config["config"].get("name"))
+    name = next((name for name in names if isinstance(name, str) and name and name.isprintable()), path.stem)
     drawn = DRAWN if attributes.get("trained_on") == DRAWN else ""
     header = Header(name, emotions and tuple(emotions), shape, _input_range(attributes, config, path), drawn)
     return header, config, numbers
@@ -439,12 +452,13 @@ def _read_hdf5(path):
     """Return the attributes, the architecture as Keras's nested dict, and the count of numbers of a `.hdf5`."""
     try:
         with h5py.File(path, "r") as file:
-            attributes = dict(file.attrs)
+            names = sorted(file.attrs)
+            attributes = {name: file.attrs[name] for name in ATTRIBUTES if name in names}
             has_weights = "model_weights" in file
             numbers = check_hdf5(file, path)
     except UserError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises for damaged files
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
         raise UserError(f"{path} is not a whole HDF5 file ({_first_line(error)}); copy or train it again") from error
     if path.name.endswith(".weights.h5"):
         raise UserError(
@@ -454,8 +468,11 @@ def _read_hdf5(path):
     if "model_config" not in attributes or not has_weights:
         raise UserError(
             f"{path} holds no Keras network: a checkpoint has its architecture (model_config) and its weights "
-            f"(model_weights) inside; found {', '.join(sorted(attributes)) or 'neither'}; save it with model.save()"
+            f"(model_weights) inside; found {', '.join(names) or 'neither'}; save it with model.save()"
         )
+    for name in ("network", "trained_on"):
+        if not isinstance(attributes.get(name), str):
+            attributes.pop(name, None)
     for name in ("model_config", "emotions", "input_range"):
         if name in attributes:
             attributes[name] = _parse_json(path, attributes[name])
@@ -582,16 +599,18 @@ def compile_checkpoint(path: str | Path) -> Path:
 
 
 def find_compiled(path: str | Path, header: Header) -> Iterator[Path]:
-    """Yield the compiled forms of a checkpoint that exist: first beside it, then in the user's cache folder.
+    """Yield the compiled forms of a checkpoint that exist: the project's own, then the one in the user's cache folder.
+
+    What lies beside a checkpoint from elsewhere is not run: nothing shows that it was made from the checkpoint.
 
     Args:
         path: An existing checkpoint.
         header: What `read_header` or `complete_headers` returned.
     """
-    beside = _compiled_beside(Path(path), header)
-    if beside.is_file():
-        yield beside
-    cached = cache_folder() / beside.name
+    name = _compiled_beside(Path(path), header).name
+    if name in COMPILED_HERE and (COMPILED_FOLDER / name).is_file():
+        yield COMPILED_FOLDER / name
+    cached = cache_folder() / name
     if cached.is_file():
         yield cached
 
@@ -614,7 +633,9 @@ def compile_to_cache(path: str | Path, header: Header) -> Path:
     """
     path = Path(path)
     if not importlib.util.find_spec("tensorflow"):
-        raise UserError(f"{path} must be compiled first, which takes TensorFlow: pip install -r requirements.txt")
+        beside = _compiled_beside(path, header)
+        way = f"; or, if you compiled {beside} yourself, move it to {cache_folder()}" if beside.is_file() else ""
+        raise UserError(f"{path} must be compiled first, which takes TensorFlow: pip install -r requirements.txt{way}")
     print(printable(f"compiling {path.name} once (a few seconds) ..."), file=sys.stderr, flush=True)
     cached = cache_folder() / _compiled_beside(path, header).name
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
@@ -718,8 +739,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"written into {args.path}: "
             + " and ".join(name for name, given in (("emotions", emotions), ("input range", input_range)) if given)
         )
-    made = args.made or _compiled_beside(args.path, header)
+    beside = _compiled_beside(args.path, header)
+    made = args.made or beside
     (_write_keras if made.suffix == ".keras" else _compile)(args.path, made, header)
+    if made == beside:  # the live script runs what is in the cache
+        with contextlib.suppress(UserError), replacing(cache_folder() / made.name) as kept:
+            shutil.copy(made, kept)
     print(printable(f"{'written' if made.suffix == '.keras' else 'compiled'}: {made}"))
     return 0
 

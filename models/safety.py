@@ -162,8 +162,8 @@ def check_nesting(value: Any, path: Path) -> None:
     Raises:
         UserError: It is nested too deeply.
     """
-    level = [value]
-    for _ in range(DEEPEST):
+    level = [[value]]  # the value itself may be no dict and no list
+    for _ in range(DEEPEST + 1):
         level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
         level = [part for part in level if isinstance(part, dict | list)]
         if not level:

@@ -640,7 +640,7 @@ def assert_answers_as(model, compiled, faces):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_weights_that_come_with_the_project_come_compiled_and_answer_as_in_keras(path, thousand):
     compiled = compile_checkpoint(path)
-    assert compiled.parent == path.parent, f"run: python -m models.checkpoint {path}"
+    assert compiled.parent == path.parent, f"python -m models.checkpoint {path}, and COMPILED_HERE"
     assert_answers_as(load_checkpoint(path)[0], compiled, thousand)
 
 
@@ -654,8 +654,8 @@ def test_compiled_form_answers_as_keras_and_is_made_once(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
     assert compile_checkpoint(path) == compiled
-    beside = Path(shutil.copy(compiled, tmp_path))
-    assert compile_checkpoint(path) == beside
+    (tmp_path / compiled.name).write_bytes(b"a network that came with the file")
+    assert compile_checkpoint(path) == compiled
     save_checkpoint(network("mini_XCEPTION", (48, 48, 1), seed=1), path, EMOTIONS)
     with pytest.raises(AssertionError, match="compiled again"):
         compile_checkpoint(path)
@@ -683,10 +683,13 @@ def test_a_cache_that_can_not_be_written_is_one_line(path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_compiling_by_hand(path):
+def test_compiling_by_hand(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
     command = [sys.executable, "-m", "models.checkpoint"]
     done = subprocess.run([*command, path], cwd=ROOT, capture_output=True, text=True)
     (compiled,) = path.parent.glob("tiny.*.tflite")
+    assert compile_checkpoint(path) == tmp_path / "cache" / compiled.name  # for the live script
+    assert compile_checkpoint(path).read_bytes() == compiled.read_bytes()
     assert (done.returncode, done.stdout, done.stderr) == (0, f"compiled: {compiled}\n", "")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "MODEL.hdf5" in done.stderr and done.stderr.count("\n") == 1
@@ -707,6 +710,19 @@ def test_without_tensorflow_what_must_be_compiled_is_one_line(path, monkeypatch)
         compile_checkpoint(path)
     for shipped in SHIPPED:
         assert compile_checkpoint(shipped).is_file()
+
+
+def test_without_tensorflow_a_form_that_lies_beside_a_checkpoint_is_run_once_the_user_has_moved_it(
+    path, monkeypatch, emotion_cache
+):
+    path.write_bytes(path.read_bytes() + b"other than in other tests")
+    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
+    beside = checkpoint._compiled_beside(path, read_header(path))
+    beside.write_bytes(b"made elsewhere")
+    with pytest.raises(UserError, match=f"if you compiled {beside} yourself, move it to {emotion_cache}$"):
+        compile_checkpoint(path)
+    moved = Path(shutil.move(beside, emotion_cache))
+    assert compile_checkpoint(path) == moved
 
 
 def test_bad_files_do_not_reach_the_compiler(path, monkeypatch):

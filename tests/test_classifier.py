@@ -182,8 +182,9 @@ def test_a_network_from_elsewhere_sees_colour_in_its_own_range(tmp_path, drawn_f
 
 @pytest.fixture
 def compiled_files(tmp_path, monkeypatch):
-    """(checkpoint, {"beside": path, "cached": path} of its compiled forms); compiling only copies a file here."""
+    """(checkpoint, {"beside" or "cached": where its compiled form may lie, "whole": one}); compiling only copies it."""
     path, whole = Path(shutil.copy(MODEL, tmp_path)), compile_checkpoint(MODEL)
+    monkeypatch.setattr(checkpoint, "COMPILED_FOLDER", tmp_path)
     monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
 
@@ -192,7 +193,7 @@ def compiled_files(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(checkpoint.subprocess, "run", copy)
-    return path, {"beside": tmp_path / whole.name, "cached": tmp_path / "cache" / whole.name}
+    return path, {"beside": tmp_path / whole.name, "cached": tmp_path / "cache" / whole.name, "whole": whole}
 
 
 DAMAGES = {
@@ -206,14 +207,14 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_compiled_form_is_made_anew_in_the_cache(mini, drawn_frame, compiled_files, capsys, damage, damaged):
     path, files = compiled_files
-    spoilt = DAMAGES[damage](compile_checkpoint(MODEL).read_bytes())
+    spoilt = DAMAGES[damage](files["whole"].read_bytes())
     for name in damaged:
         files[name].write_bytes(spoilt)
     np.testing.assert_array_equal(EmotionClassifier([path])(*drawn_frame), mini(*drawn_frame))
     *notices, compiling = capsys.readouterr().err.splitlines()
     assert notices == [f"notice: {files[name]} is damaged and ignored" for name in damaged]
     assert compiling.startswith(f"compiling {path.name} once")
-    assert files["cached"].read_bytes() == compile_checkpoint(MODEL).read_bytes()
+    assert files["cached"].read_bytes() == files["whole"].read_bytes()
     assert not files["beside"].exists() or files["beside"].read_bytes() == spoilt
     EmotionClassifier([path])
     assert "compiling" not in capsys.readouterr().err
