@@ -15,7 +15,8 @@ Writes to --output-dir, each file whole or not at all:
 Of drawn faces, these lie in models/drawn/: they are for trying things out.
 
 Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax, there on all accelerators of one or several hosts.
-The parts are in training/: faces (what is learnt from), optimizer, run (what is kept of it), hosts.
+The parts are in training/: faces (what is learnt from), optimizer, run (what is kept of it), hosts, and automatic (what
+"auto" stands for).
 """
 
 import argparse
@@ -68,11 +69,11 @@ votes_share = 0.6              # of each label with "share" and "people"; the re
 drop_no_face = False           # leave out what most people saw no face in
 logit_adjustment = 0.0         # tau: how far rare emotions are balanced, see `AdjustedCrossentropy`; 1: fully; 0: not
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
-teacher_share = "auto"         # of each label; the rest is the data's and the votes'; auto: see `choose_teacher_share`
+teacher_share = "auto"         # of each label; the rest is the data's and the votes'; auto: training/automatic.py
 teacher_views = 6              # augmented views of each face, over which a teacher's prediction is averaged
 mixup = 0.2                    # blend each face, and its label, with another's: alpha of Beta(alpha, alpha); 0: none
 # augmentation, sampled anew for each face in each epoch
-augmentation = "auto"          # multiplies the six bounds below; auto: see `choose_augmentation`
+augmentation = "auto"          # multiplies the six bounds below; auto: training/automatic.py
 flip = True                    # mirror half of the faces
 rotation = 10.0                # up to +- degrees
 zoom = 0.10                    # up to +- share of the size
@@ -80,10 +81,10 @@ shift = 0.06                   # up to +- share of the width and height
 contrast = 0.20                # up to +- share
 brightness = 0.10              # up to +- of the [-1, 1] range
 erasing = 0.10                 # share of faces that lose one random rectangle
-disturbances = 0.0             # share of faces with noise, blur, low resolution, JPEG, gamma or uneven light; auto: see
-                               # `choose_disturbances`
+disturbances = 0.0             # share of faces with noise, blur, low resolution, JPEG, gamma or uneven light; auto:
+                               # training/automatic.py
 # machine
-precision = "auto"             # float32, mixed_bfloat16, or auto: see `choose_precision`
+precision = "auto"             # float32, mixed_bfloat16, or auto: training/automatic.py
 seed = 0                       # of initial weights, order and augmentation
 checkpoint_format = "hdf5"     # hdf5, keras
 output_dir = "auto"            # folder for everything that is written; auto: models/, of drawn faces models/drawn/
@@ -91,8 +92,6 @@ tensorboard = False            # also write TensorBoard event files (needs: pip 
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
-EPOCHS, EPOCHS_DRAWN = 80, 40  # of `epochs` auto
-THIN = ("tiny_XCEPTION", "mini_XCEPTION")
 VOTES_AS = ("share", "people", "hard", "soft")
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("cosine", "plateau")
@@ -109,7 +108,7 @@ def read_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("the common dozen").add_argument
     add("--dataset", default=dataset, help="fer2013.csv (or .gz, .zip, .xz), a folder train/EMOTION/*, or: drawn")
     add("--network", default=network, choices=network_names(), help="which network")
-    add("--epochs", type=number(int, 1, auto=True), default=epochs, help=f"auto: {EPOCHS}, of drawn {EPOCHS_DRAWN}")
+    add("--epochs", type=number(int, 1, auto=True), default=epochs, help="auto: 80, of drawn 40")
     add("--batch-size", type=number(int, 1), default=batch_size, help="faces per step")
     add("--learning-rate", type=number(float, 1e-8, 100), default=learning_rate, help="at its peak")
     add("--augmentation", type=number(float, 0, auto=True), default=augmentation, help="strength; 0: flips only")
@@ -191,6 +190,7 @@ import numpy as np
 
 from models.checkpoint import DRAWN, load_checkpoint
 from models.cnn import NETWORKS
+from training.automatic import resolve_auto
 from training.faces import (
     BATCHES_AHEAD,
     Augmentation,
@@ -207,6 +207,7 @@ from training.run import (
     build_network,
     check_network,
     check_same_data,
+    describe_accuracy,
     draw_learning_curve,
     limit_batch_norm_memory,
     load_saved_run,
@@ -214,19 +215,13 @@ from training.run import (
     start_from_checkpoint,
     stopped_early,
     stopping_callbacks,
+    tensorboard_callbacks,
 )
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line, and resolve every "auto" but hosts'."""
-    args = read_flags(argv)
-    args.output_dir = choose_output_dir(args.output_dir, args.dataset)
-    args.epochs = choose_epochs(args.epochs, args.dataset)
-    args.augmentation = choose_augmentation(args.augmentation, args.network)
-    args.disturbances = choose_disturbances(args.disturbances, args.network)
-    args.teacher_share = choose_teacher_share(args.teacher_share, args.network)
-    args.precision = choose_precision(args.precision, args.network)
-    return args
+    """Read the command line, and resolve every "auto"."""
+    return resolve_auto(read_flags(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -243,6 +238,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         hosts.check_same_on_all_hosts("be given the same settings", shared, "correct it")
         with hosts.data_parallel():
             return train(args, settings)
+
+
+def resolved_settings(args: argparse.Namespace) -> dict:
+    """Return all settings of a run, and what it runs on, as values for JSON."""
+    settings = {name: value for name, value in vars(args).items() if name not in ("resume", "host_index")}
+    data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
+    return settings | {
+        "dataset": data,
+        "image_size": list(args.image_size),
+        "output_dir": str(args.output_dir),
+        "votes": args.votes and args.votes.name,
+        "teacher": [path.name for path in args.teacher],
+        "start_from": args.start_from and args.start_from.name,
+        "hosts": hosts.host_count(),
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+    }
 
 
 def train(args: argparse.Namespace, settings: dict) -> int:
@@ -263,7 +275,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
     # What can be refused is refused before the data are read.
     hosts.check_divisible("--batch-size", args.batch_size)
     saved = load_saved_run(files, settings, args.resume)
-    boards = tensorboard_callbacks(args) if args.tensorboard and hosts.is_first_host() else []
+    boards = tensorboard_callbacks(files.boards) if args.tensorboard and hosts.is_first_host() else []
     with hosts.single_host():
         check_network(args.network, build, input_shape, calibrates=args.calibration_fraction > 0)
 
@@ -280,7 +292,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         largest_held_out=args.largest_held_out,
         smallest_calibration=args.smallest_calibration,
     )
-    facts = data.facts | hash_checkpoints([*args.teacher, *filter(None, [args.start_from])])
+    facts = data.facts | hosts.checkpoint_hashes([*args.teacher, *filter(None, [args.start_from])])
     hosts.check_same_on_all_hosts("train on the same data", facts, "copy them from one host")
     if saved:
         check_same_data(saved["settings"], data.facts, args.dataset, args.output_dir)
@@ -431,111 +443,6 @@ def train(args: argparse.Namespace, settings: dict) -> int:
             print("drawings only: this network knows no person's face; train on photographs for that")
         print(f"try it live: python real_time_emotion_recognition.py --model {best.path}")
     return 0
-
-
-# ----------------------------------------------------------------------------------------------------------
-# Settings
-
-
-def choose_output_dir(wanted: str | Path, data: str | Path) -> Path:
-    """Resolve "auto": networks of drawn faces do not lie beside those that come trained, which know people."""
-    if str(wanted) != "auto":
-        return Path(wanted)
-    models = Path(__file__).resolve().parent / "models"
-    return models / "drawn" if str(data) == "drawn" else models
-
-
-def choose_epochs(wanted: int | str, data: str | Path) -> int:
-    """Resolve "auto": drawn faces are learnt in fewer epochs."""
-    if wanted != "auto":
-        return wanted
-    return EPOCHS_DRAWN if str(data) == "drawn" else EPOCHS
-
-
-def choose_augmentation(wanted: float | str, name: str) -> float:
-    """Resolve "auto": thin networks underfit and get weaker transforms.  Strengths tried: docs/experiments.md."""
-    if wanted != "auto":
-        return wanted
-    return {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0}.get(name, 1.4)
-
-
-def choose_disturbances(wanted: float | str, name: str) -> float:
-    """Resolve "auto": thin networks have less room for what cameras do, and get fewer."""
-    if wanted != "auto":
-        return wanted
-    return 0.15 if name in THIN else 0.3
-
-
-def choose_teacher_share(wanted: float | str, name: str) -> float:
-    """Resolve "auto": 0.9 for thin networks; larger ones lose accuracy with so much, and get 0.5."""
-    if wanted != "auto":
-        return wanted
-    return 0.9 if name in THIN else 0.5
-
-
-def choose_precision(wanted: str, name: str) -> str:
-    """Resolve "auto": mixed_bfloat16 where TensorFlow runs on a processor that multiplies bfloat16, else float32.
-
-    Such a processor lists `avx512_bf16` or `amx_bf16` among its flags in Linux's /proc/cpuinfo.  Accelerators, other
-    systems and the JAX backend stay at float32 unless asked, and so do tiny_XCEPTION and mini_XCEPTION: float32
-    was the faster for them where it was measured (docs/scaling.md).
-    """
-    if wanted != "auto":
-        return wanted
-    if name in THIN or keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
-        return "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "float32"
-    return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
-
-
-def resolved_settings(args: argparse.Namespace) -> dict:
-    """Return all settings of a run, and what it runs on, as values for JSON."""
-    settings = {name: value for name, value in vars(args).items() if name not in ("resume", "host_index")}
-    data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
-    return settings | {
-        "dataset": data,
-        "image_size": list(args.image_size),
-        "output_dir": str(args.output_dir),
-        "votes": args.votes and args.votes.name,
-        "teacher": [path.name for path in args.teacher],
-        "start_from": args.start_from and args.start_from.name,
-        "hosts": hosts.host_count(),
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-    }
-
-
-def hash_checkpoints(paths: Sequence[Path]) -> dict[str, str]:
-    """Return a short hash of each checkpoint that is there, for hosts to compare."""
-    return {f"checkpoint {path.name}": hosts.short_hash(path.read_bytes()) for path in paths if path.is_file()}
-
-
-def describe_accuracy(probabilities: np.ndarray, emotions: np.ndarray) -> str:
-    """Say how many faces are named correctly, and macro-F1.
-
-    Args:
-        probabilities: float (n, emotions), as predicted.
-        emotions: The true ones, int (n,), or people's shares, float (n, emotions).
-    """
-    from sklearn.metrics import f1_score  # here: it takes a second to import
-
-    correctly = "correctly" if emotions.ndim == 1 else "as most people do"
-    y_true = emotions if emotions.ndim == 1 else emotions.argmax(axis=1)
-    y_pred = probabilities.argmax(axis=1)
-    macro_f1 = f1_score(y_true, y_pred, labels=np.unique(y_true), average="macro", zero_division=0)
-    return f"{np.mean(y_true == y_pred):.2%} of {len(y_true)} faces named {correctly}, macro-F1 {macro_f1:.1%}"
-
-
-def tensorboard_callbacks(args: argparse.Namespace) -> list[keras.callbacks.Callback]:
-    """Return Keras's TensorBoard callback in a list; `UserError` where its package is missing."""
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise UserError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
-    return [keras.callbacks.TensorBoard(args.output_dir / f"{args.network}.tensorboard")]
 
 
 if __name__ == "__main__":

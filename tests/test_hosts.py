@@ -407,8 +407,9 @@ keras.config.set_floatx("float64")
 import train_emotion_classifier as train
 from command_line import exit_status
 from models.cnn import EMOTION_MAPS
+from training import automatic
 hosts.START_TIMEOUT = 60
-train.choose_precision = lambda wanted, name: "float64"
+automatic.choose_precision = lambda wanted, name: "float64"
 
 def small(input_shape, classes, l2=0.0):
     layers = keras.layers

@@ -24,7 +24,7 @@ from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
 from models import cnn
 from models.checkpoint import DRAWN, load_checkpoint, read_header
 from models.cnn import EMOTION_MAPS, NETWORKS
-from training import run
+from training import automatic, run
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "tiny_XCEPTION"
@@ -529,19 +529,19 @@ def test_a_mistake_is_told_before_the_libraries_load(arguments, line):
 
 def test_each_network_gets_the_augmentation_that_suits_it():
     suited = {"tiny_XCEPTION": 0.7, "mini_XCEPTION": 1.0, "big_XCEPTION": 1.4, "simpler_CNN": 1.4, "simple_CNN": 1.4}
-    assert {name: train.choose_augmentation("auto", name) for name in NETWORKS} == suited
-    assert train.choose_augmentation(0.25, "simple_CNN") == 0.25
+    assert {name: automatic.choose_augmentation("auto", name) for name in NETWORKS} == suited
+    assert automatic.choose_augmentation(0.25, "simple_CNN") == 0.25
 
 
 def test_thin_networks_see_fewer_disturbances():
-    assert [train.choose_disturbances("auto", name) for name in ("mini_XCEPTION", "simple_CNN")] == [0.15, 0.3]
-    assert train.choose_disturbances(0.05, "simple_CNN") == 0.05
+    assert [automatic.choose_disturbances("auto", name) for name in ("mini_XCEPTION", "simple_CNN")] == [0.15, 0.3]
+    assert automatic.choose_disturbances(0.05, "simple_CNN") == 0.05
 
 
 def test_thin_networks_are_taught_more():
     suited = {"tiny_XCEPTION": 0.9, "mini_XCEPTION": 0.9, "big_XCEPTION": 0.5, "simpler_CNN": 0.5, "simple_CNN": 0.5}
-    assert {name: train.choose_teacher_share("auto", name) for name in NETWORKS} == suited
-    assert train.choose_teacher_share(0.25, "tiny_XCEPTION") == 0.25
+    assert {name: automatic.choose_teacher_share("auto", name) for name in NETWORKS} == suited
+    assert automatic.choose_teacher_share(0.25, "tiny_XCEPTION") == 0.25
 
 
 @pytest.mark.parametrize(("given", "strength"), [([], 0.7), (["--augmentation", "0.25"], 0.25)])
@@ -654,8 +654,8 @@ def test_choose_precision(monkeypatch, case):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     monkeypatch.setattr(keras.distribution, "list_devices", lambda *_: devices)
     monkeypatch.setattr(Path, "read_text", read_text)
-    assert train.choose_precision(wanted, "big_XCEPTION") == expected
-    assert train.choose_precision(wanted, "mini_XCEPTION") == ("float32" if wanted == "auto" else expected)
+    assert automatic.choose_precision(wanted, "big_XCEPTION") == expected
+    assert automatic.choose_precision(wanted, "mini_XCEPTION") == ("float32" if wanted == "auto" else expected)
 
 
 # ----------------------------------------------------------------------------------------------------------

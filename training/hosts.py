@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -425,6 +425,11 @@ def package_versions() -> dict[str, str]:
     """Return the versions of the packages that training computes with, by name."""
     found = {name: [d.version for d in importlib.metadata.distributions(name=name)] for name in PACKAGES}
     return {name: versions[0] if versions else "none" for name, versions in found.items()}
+
+
+def checkpoint_hashes(paths: Sequence[Path]) -> dict[str, str]:
+    """Return a short hash of each checkpoint that is there, by name."""
+    return {f"checkpoint {path.name}": short_hash(path.read_bytes()) for path in paths if path.is_file()}
 
 
 def short_hash(*contents: bytes) -> str:

@@ -36,11 +36,12 @@ class RunFiles(NamedTuple):
     log: Path
     curve: Path
     state: Path  # for --resume
+    boards: Path  # TensorBoard's folder
 
     @classmethod
     def of(cls, folder: Path, network: str) -> "RunFiles":
         """Name the files of a network's run in a folder."""
-        endings = ("settings.json", "log.csv", "curve.png", "resume.npz")
+        endings = ("settings.json", "log.csv", "curve.png", "resume.npz", "tensorboard")
         return cls(*(folder / f"{network}.{ending}" for ending in endings))
 
 
@@ -138,6 +139,22 @@ def limit_batch_norm_memory(model: keras.Model, steps_per_epoch: int) -> None:
 def predict(model: keras.Model, split: Split) -> np.ndarray:
     """Return a network's probabilities for all faces of a `Split`, float32 (n, emotions)."""
     return model.predict(PlainFaces(split), verbose=0)
+
+
+def describe_accuracy(probabilities: np.ndarray, emotions: np.ndarray) -> str:
+    """Say how many faces are named correctly, and macro-F1.
+
+    Args:
+        probabilities: float (n, emotions), as predicted.
+        emotions: The true ones, int (n,), or people's shares, float (n, emotions).
+    """
+    from sklearn.metrics import f1_score  # here: it takes a second to import
+
+    correctly = "correctly" if emotions.ndim == 1 else "as most people do"
+    y_true = emotions if emotions.ndim == 1 else emotions.argmax(axis=1)
+    y_pred = probabilities.argmax(axis=1)
+    macro_f1 = f1_score(y_true, y_pred, labels=np.unique(y_true), average="macro", zero_division=0)
+    return f"{np.mean(y_true == y_pred):.2%} of {len(y_true)} faces named {correctly}, macro-F1 {macro_f1:.1%}"
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -308,6 +325,15 @@ def divide_logits(model: keras.Model, temperature: float) -> None:
     last = [layer for layer in model.layers if layer.trainable_weights][-1]
     for weight in last.trainable_weights:
         weight.assign(weight / temperature)
+
+
+def tensorboard_callbacks(folder: Path) -> list[keras.callbacks.Callback]:
+    """Return Keras's TensorBoard callback in a list; `UserError` where its package is missing."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
+    return [keras.callbacks.TensorBoard(folder)]
 
 
 # ----------------------------------------------------------------------------------------------------------
