@@ -32,6 +32,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -324,7 +325,8 @@ def load_checkpoint(path: str | Path, header: Header | None = None) -> tuple["ke
             shape[0] = None  # any number of faces
     model_class = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
     try:
-        with limited_weights(numbers, path):
+        with limited_weights(numbers, path), warnings.catch_warnings():
+            warnings.filterwarnings("error", "Skipping")  # a layer whose weights are not in the file
             model = model_class.from_config(config["config"])
             model.load_weights(path)
     except UserError:

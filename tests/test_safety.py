@@ -1,9 +1,13 @@
 """Tests of models/safety.py: what a model file may contain, and that nothing else reaches Keras."""
 
+import contextlib
 import copy
 import json
+import os
 import shutil
+import sys
 import zipfile
+from collections import Counter
 from functools import reduce
 from pathlib import Path
 
@@ -250,6 +254,11 @@ SPOILT = {
         lambda file: file.attrs.__setitem__("emotions", json.dumps([f"e{n}" for n in range(21)])),
         "found 21 of them",
     ),
+    "a description that is a number": (
+        lambda file: file.attrs.__setitem__("model_config", "5"),
+        "describes no network",
+    ),
+    "a description that is no text": (lambda file: file.attrs.__setitem__("model_config", [1, 2]), "can't be read"),
     "no range": (lambda file: file.attrs.__setitem__("input_range", "[NaN, 1]"), "input_range is two numbers"),
 }
 
@@ -262,6 +271,13 @@ def test_other_files_are_one_line(path, case):
     with pytest.raises(UserError, match=message) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [5, [], [1, 2], [b"a", b"b"], b"\xff", h5py.Empty("f"), "", "\x1b[31m"])
+def test_a_name_that_is_none_is_left_out(path, value):
+    with h5py.File(path, "r+") as file:
+        file.attrs["network"] = value
+    assert read_header(path).network == "tiny_XCEPTION"  # its architecture has this name, too
 
 
 def test_a_group_that_holds_itself_is_read_once(path):
@@ -334,3 +350,135 @@ def test_damage_anywhere_in_a_keras_file_is_one_line(saved, tmp_path):
             read_header(path)
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Whatever a file says
+
+
+FORBIDDEN = ("Lambda", "TFSMLayer", "StringLookup", "TimeDistributed", "RNN", "function", "__lambda__", "Mine")
+PARTS = [
+    *ODD, 0, 7, 10**12, float("inf"), "relu", "L2", "plot_model", "os.system", "/etc/passwd", "../x", "\udcff",
+    FUNCTION, [None, 8, 8, 1], [None, 8, 8, 3], [None, 0, 8, 1], [9, 8, 8, 1], ["faces", 0, 0], ["faces", 9, 9],
+    tensor(), IN,
+    {"class_name": "L2", "config": {"l2": 0.1}}, {"class_name": "ReLU", "config": {}}, {"class_name": "Dense"},
+    *LAYERS, *MODELS, *FORBIDDEN,
+]  # fmt: skip
+KEYS = sorted(
+    {"class_name", "config", "module", "registered_name", "inbound_nodes", "layers", "name", "dtype", "batch_shape"}
+    | {"kernel_initializer", "activation", "emotions", "input_range", "network", "temperature"}
+    | {argument for arguments in LAYERS.values() for argument in arguments.split()}
+)
+EXAMPLES, LOADED = 120, 12  # how many descriptions are read, and how many networks at most are built
+WAYS = ("replace", "remove", "repeat", "move", "add")
+
+
+def places(value):
+    """Yield every place in a description: (what holds it, key)."""
+    for key, part in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(part, dict | list):
+            yield from places(part)
+
+
+def change(described, changes):
+    """Change a description in place: each change is (way, place, another place, part, key)."""
+    for way, place, other, part, key in changes:
+        found = list(places(described))
+        (holder, old), (source, name) = found[place % len(found)], found[other % len(found)]
+        if way == "add" and isinstance(holder, dict):
+            holder[key] = copy.deepcopy(part)
+        elif way == "remove" and len(described) > 1:
+            del holder[old]
+        elif way == "repeat" and isinstance(holder, list):
+            holder.insert(old, copy.deepcopy(holder[old]))
+        else:
+            holder[old] = copy.deepcopy(source[name] if way == "move" else part)
+
+
+WATCHED, watching = [], []  # what a program did that a file alone must not make it do; whether this is watched
+
+
+def watch(event, arguments):
+    if watching and (
+        event.startswith(("subprocess", "os.exec", "os.system", "os.posix_spawn", "os.remove", "os.rename", "socket"))
+        or (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    ):
+        WATCHED.append((event, arguments))
+
+
+@contextlib.contextmanager
+def nothing_done():
+    """Check that a block starts no program, opens no file to write, and speaks to nobody."""
+    watching.append(True)
+    try:
+        yield
+    finally:
+        watching.pop()
+    assert not WATCHED
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """{ending: the bytes of a small network}."""
+    folder, layers = tmp_path_factory.mktemp("small"), keras.layers
+    x = inputs = keras.Input((8, 8, 1), name="faces")
+    x = layers.Conv2D(3, 3, padding="same", kernel_regularizer="l2", activation="relu")(layers.Rescaling(0.5)(x))
+    x = layers.Add()([x, layers.SeparableConv2D(3, 3, padding="same")(x)])
+    x = layers.GlobalAveragePooling2D()(layers.MaxPooling2D()(layers.BatchNormalization()(x)))
+    model = keras.Model(inputs, layers.Dense(7, "softmax")(x), name="small")
+    save_checkpoint(model, folder / "small.hdf5", EMOTIONS)
+    model.save(folder / "small.keras")
+    return {path.suffix: path.read_bytes() for path in folder.iterdir()}
+
+
+def write_changed(path, content, changes, attributes):
+    """Write a model's file with changes in its description, and other attributes."""
+    path.write_bytes(content)
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            described, metadata = (json.loads(archive.read(f"{name}.json")) for name in ("config", "metadata"))
+        change(described, changes)
+        rewrite(path, config=json.dumps(described), metadata=json.dumps(metadata | attributes))
+    else:
+        with h5py.File(path, "r+") as file:
+            described = json.loads(file.attrs["model_config"])
+            change(described, changes)
+            file.attrs["model_config"] = json.dumps(described)
+            for name, value in attributes.items():
+                file.attrs[name] = value if isinstance(value, float) else json.dumps(value)
+
+
+def test_whatever_a_file_says_it_is_a_plain_network_or_one_line(small, tmp_path):
+    """It never makes another error, nor a file, nor a program that runs."""
+    strategies = pytest.importorskip("hypothesis.strategies")
+    from hypothesis import given, settings
+
+    place, part = strategies.integers(0, 9999), strategies.sampled_from(PARTS)
+    one = strategies.tuples(strategies.sampled_from(WAYS), place, place, part, strategies.sampled_from(KEYS))
+    said = strategies.dictionaries(strategies.sampled_from(["emotions", "input_range", "network"]), part, max_size=1)
+    sys.addaudithook(watch)
+    outcomes = Counter()
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+    @given(strategies.sampled_from(sorted(small)), strategies.lists(one, min_size=1, max_size=4), said)
+    def check(ending, changes, attributes):
+        write_changed(path := tmp_path / f"given{ending}", small[ending], changes, attributes)
+        try:
+            with nothing_done():
+                header = read_header(path)
+                if outcomes["loaded"] == LOADED:
+                    return
+                network, emotions = load_checkpoint(path, header)
+            layers = [layer for layer in network._flatten_layers() if not hasattr(layer, "layers")]
+            assert {type(layer).__name__ for layer in layers} <= set(LAYERS)
+            assert {type(layer).__module__.partition(".")[0] for layer in layers} == {"keras"}
+            assert network.output_shape == (None, len(emotions))
+            outcomes["loaded"] += 1
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+
+    check()
+    assert outcomes["loaded"] == LOADED and outcomes["refused"]
+    assert {path.name for path in tmp_path.iterdir()} == {"given.hdf5", "given.keras"}
