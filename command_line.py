@@ -12,19 +12,52 @@ libraries load.
 
 from __future__ import annotations  # an older Python reads this file, too, and is told which one is needed
 
+import _signal  # what `signal` is made of: the module `signal` takes much longer to import
+import os
+import sys
+
+
+def stop_quietly() -> None:
+    """End the process at once, with status 130 and without a word, on Ctrl-C, SIGTERM or SIGHUP.
+
+    So it is while the libraries load; `exit_status` takes over later.  What Python itself says on Ctrl-C before the
+    first line of a script can't be helped.
+    """
+    _handle_stops(lambda number, frame: os._exit(130))
+
+
+def _handle_stops(handler):
+    """Set the handler of the signals that stop a program; return {number: the handler before}.
+
+    A signal that is ignored stays so: `nohup` ignores SIGHUP, and the shell ignores Ctrl-C for background jobs.
+    """
+    numbers = [getattr(_signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(_signal, name)]
+    return {n: _signal.signal(n, handler) for n in numbers if _signal.getsignal(n) != _signal.SIG_IGN}
+
+
+def _is_our_script(path: str | None) -> bool:
+    """Return whether a program is in the folder of this project, or in one of its packages."""
+    root = os.path.dirname(os.path.realpath(__file__))
+    folder = os.path.dirname(os.path.realpath(path)) if path is not None else ""
+    return root in (folder, os.path.dirname(folder))
+
+
+_OURS = _is_our_script(getattr(sys.modules["__main__"], "__file__", None))  # not so in a user's own program
+if _OURS:
+    stop_quietly()
+
+# isort: split
 import _thread
 import argparse
 import contextlib
 import errno
 import functools
 import math
-import os
 import platform
 import re
 import shutil
 import signal
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -475,24 +508,6 @@ def cache_folder() -> Path:
 # Starting and stopping
 
 
-def stop_quietly() -> None:
-    """End the process at once, with status 130 and without a word, on Ctrl-C, SIGTERM or SIGHUP.
-
-    So it is while the libraries load; `exit_status` takes over later.
-    """
-    _open_closed_ends()
-    _handle_stops(lambda number, frame: os._exit(130))
-
-
-def _handle_stops(handler):
-    """Set the handler of the signals that stop a program; return {number: the handler before}.
-
-    A signal that is ignored stays so: `nohup` ignores SIGHUP, and the shell ignores Ctrl-C for background jobs.
-    """
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    return {n: signal.signal(n, handler) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-
-
 def _interrupt_once_a_second():
     """Return a handler that raises `KeyboardInterrupt`, and a `sys.unraisablehook` that lets none get lost.
 
@@ -644,12 +659,6 @@ def _excepthook(kind, error, traceback):
     sys.__excepthook__(kind, error, traceback)
 
 
-def _is_our_script(path: str | None) -> bool:
-    """Return whether a program is in the folder of this project, or in one of its packages."""
-    root = Path(__file__).resolve().parent
-    return path is not None and root in Path(path).resolve().parents[:2]
-
-
-if _is_our_script(getattr(sys.modules["__main__"], "__file__", None)):  # not in a user's own program
+if _OURS:
     sys.excepthook = _excepthook
-    stop_quietly()
+    _open_closed_ends()

@@ -8,15 +8,13 @@ The live script finds faces in the same way, and cuts them out at the same box; 
 training and in use.
 """
 
-import argparse
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 if __name__ == "__main__":  # `python -I` does not look for modules beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from command_line import (  # first: it names a missing package
+from command_line import (  # first: it makes Ctrl-C quiet, and names a missing package
     Parser,
     UserError,
     exit_status,
@@ -26,6 +24,10 @@ from command_line import (  # first: it names a missing package
 )
 
 # isort: split
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
 import cv2
 
 from face_files.images import decode_image, list_images, why_unreadable

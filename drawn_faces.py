@@ -8,20 +8,22 @@ evidence of how accurately the programs read people. The Haar cascade finds the 
 trained on photographs recognise the expressions of the default identity; `SHAPES` was tuned for both.
 """
 
-import argparse
+import os
 import sys
+
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+
+from command_line import Parser, UserError, exit_status, replacing  # first: it makes Ctrl-C quiet
+
+# isort: split
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-if __name__ == "__main__":  # `python -I` does not look for modules beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from command_line import Parser, UserError, exit_status, replacing  # first: it names a missing package
-
-# isort: split
 import cv2
 import numpy as np
 

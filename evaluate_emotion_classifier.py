@@ -15,23 +15,13 @@ Writes to --output-dir, for each network and for the ensemble, all files or none
 Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax.
 """
 
-import argparse
-import contextlib
-import hashlib
-import math
 import os
 import sys
-from collections.abc import Sequence
-from csv import writer as csv_writer
-from json import dumps
-from pathlib import Path
-from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
 
 if __name__ == "__main__":  # `python -I` does not look for modules beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from command_line import (  # first: it names a missing package
+from command_line import (  # first: it makes Ctrl-C quiet, and names a missing package
     Parser,
     UserError,
     WriteError,
@@ -44,6 +34,17 @@ from command_line import (  # first: it names a missing package
 )
 
 # isort: split
+import argparse
+import contextlib
+import hashlib
+import math
+from collections.abc import Sequence
+from csv import writer as csv_writer
+from json import dumps
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
+
 import cv2
 import numpy as np
 

@@ -9,25 +9,13 @@ FER2013 is from Goodfellow et al. 2013, "Challenges in Representation Learning: 
 learning contests", https://arxiv.org/abs/1307.0414. fer2013/README.md says how to get it.
 """
 
-import argparse
-import contextlib
-import hashlib
-import json
-import math
 import os
-import subprocess
 import sys
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import combinations_with_replacement
-from pathlib import Path
-from typing import NamedTuple
 
 if __name__ == "__main__":  # `python -I` does not look for modules beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from command_line import (  # first: it names a missing package
+from command_line import (  # first: it makes Ctrl-C quiet, and names a missing package
     Parser,
     UserError,
     WriteError,
@@ -41,6 +29,19 @@ from command_line import (  # first: it names a missing package
 )
 
 # isort: split
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import subprocess
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 

@@ -11,19 +11,13 @@ are written only where you ask for them: --output, --csv, --timeline, --explain,
 and without --headless, the program writes to output/, and says so.
 """
 
-import argparse
-import contextlib
-import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 if __name__ == "__main__":  # `python -I` does not look for modules beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from command_line import (  # first: it names a missing package
+from command_line import (  # first: it makes Ctrl-C quiet, and names a missing package
     Parser,
     UserError,
     exit_status,
@@ -33,6 +27,13 @@ from command_line import (  # first: it names a missing package
 )
 
 # isort: split
+import argparse
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
 import cv2
 
 from models.checkpoint import parse_emotions, parse_input_range, tell_of_drawings

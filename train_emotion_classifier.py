@@ -19,16 +19,20 @@ The parts are in training/: faces (what is learnt from), optimizer, run (what is
 "auto" stands for).
 """
 
+import os
+import sys
+
+if __name__ == "__main__":  # `python -I` does not look for modules beside the script
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+
+from command_line import Parser, UserError, exit_status, number_in_range, replacing
+
+# isort: split
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # `python -I` does not look for modules beside the script
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from command_line import Parser, UserError, exit_status, number_in_range, replacing
 from load_and_process import dataset, image_size
 from models import network_names
 

@@ -23,6 +23,18 @@ contains the hash of the checkpoint's bytes, so a changed checkpoint is compiled
 Importing this module imports neither TensorFlow nor Keras.
 """
 
+from command_line import (  # first: it makes Ctrl-C quiet
+    Parser,
+    UserError,
+    cache_folder,
+    exit_status,
+    printable,
+    quiet_start,
+    reading,
+    replacing,
+)
+
+# isort: split
 import contextlib
 import hashlib
 import importlib.util
@@ -43,7 +55,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import h5py
 import numpy as np
 
-from command_line import Parser, UserError, cache_folder, exit_status, printable, quiet_start, reading, replacing
 from load_and_process import EMOTIONS
 from models.safety import (
     LARGEST_JSON,

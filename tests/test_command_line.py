@@ -207,6 +207,17 @@ def test_what_is_stopped_while_libraries_load_ends_quietly(tmp_path, script, how
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows stops processes in another way")
+@pytest.mark.parametrize("script", [*SCRIPTS, "training/reproduce.py", "-m models.checkpoint"])
+def test_what_is_stopped_in_its_first_lines_ends_quietly(tmp_path, script):
+    """Before, a script imports next to nothing: not even what reads its command line."""
+    (tmp_path / "argparse.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(signal.SIGINT)})\ntime.sleep(20)\n"
+    )
+    done = run(*script.split(), "--help", cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, timeout=15)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_scripts_start_where_python_is_isolated(tmp_path):
     done = run("-I", ROOT / "drawn_faces.py", "--help", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("usage: drawn_faces.py"), done.stderr

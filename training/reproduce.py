@@ -12,22 +12,26 @@ off goes on from its last finished epoch: give the same command again.
 The steps need FER2013, and four steps need FER+'s votes: see fer2013/README.md.
 """
 
+import os
+import sys
+
+if not __package__:  # started as `python training/reproduce.py`
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+from command_line import Parser, UserError, exit_status, number_in_range, replacing  # first: it makes Ctrl-C quiet
+
+# isort: split
 import argparse
 import json
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-if not __package__:  # started as `python training/reproduce.py`
-    sys.path[0] = str(ROOT)
-
-from command_line import Parser, UserError, exit_status, number_in_range, replacing  # noqa: E402
 
 # ----------------------------------------------------------------------------------------------------------
 # fmt: off
