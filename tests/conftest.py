@@ -20,6 +20,22 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Files that take longest, in this order.  They start first, so that at the end no core waits for a long file.
+SLOWEST = (
+    *("hosts", "end_to_end", "train_emotion_classifier", "checkpoint", "cnn", "real_time_emotion_recognition"),
+    *("speed", "tracking", "recognizer", "evaluate_emotion_classifier", "run", "drawn_faces", "reproduce", "window"),
+)
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # else pytest-xdist starts the files that have most tests first
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}.py": index for index, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))  # within a file, the order stays
+
+
 @pytest.fixture(scope="session", autouse=True)
 def emotion_cache(tmp_path_factory):
     """The folder that compiled checkpoints go to."""
