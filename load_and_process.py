@@ -78,7 +78,8 @@ class Dataset(dict[str, Split]):
         emotions: The labels that the numbers in the splits index: first EMOTIONS, then the other labels of a folder, in
             alphabetical order, whether capital or small.
         titles: {split: what it is called in print}: the name of its folder, or else its own name.
-        paths: {split: the paths of its images}, of a folder; with the images that can't be read and have no face.
+        paths: {split: the paths of its images}, where the data set is a folder. An image that can't be read has a path,
+            but no face.
     """
 
     def __init__(
@@ -225,10 +226,11 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
 def _read_with_cache(source: Path, images: list[tuple[int, int, Path]], image_size: tuple[int, int]) -> Arrays:
     """Return the images of a source, from the cache, or else from the source; then write the cache."""
     key, caches = _cache_key(source, images, image_size), _cache_paths(source)
-    is_table = not images or images[0][2].suffix == ".parquet"
+    is_table = not images or images[0][2].suffix.lower() == ".parquet"
     for cache in caches:
         if (arrays := _read_cache(cache, key)) is not None:
-            if left_out := len(images) - len(arrays[0]) if not is_table else 0:
+            left_out = 0 if is_table else len(images) - len(arrays[0])
+            if left_out:
                 print(
                     f"notice: {left_out} of {len(images):,} images are left out; they could not be read "
                     f"(delete {cache} to see which)",

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from pathlib import Path
 
 from command_line import UserError, reading
@@ -10,7 +11,8 @@ from face_files.labels import SPLIT_FOLDERS, canonical_name
 from face_files.tables import CSV_NAMES, CSV_SUFFIXES, list_parquet
 
 FER2013_CSV = Path(__file__).resolve().parents[1] / "fer2013" / "fer2013.csv"
-ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip", ".rar", ".7z")  # named where they lie in place of the data
+TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip", ".rar", ".7z")  # named where they lie in place of the data
 HOW_TO_GET_FER2013 = """\
 FER2013 comes from Kaggle, which asks for a login; either form will do (see fer2013/README.md):
   images  kaggle datasets download msambare/fer2013 -p fer2013 --unzip
@@ -54,8 +56,9 @@ def find_source(dataset_path: str | Path) -> Path:
         if len(found) == 1:
             return found[0]
         if packed := [] if found else [file for file in _files(folder) if file.name.lower().endswith(ARCHIVE_SUFFIXES)]:
-            command = f"tar xf {packed[0]} -C {folder}" if ".t" in packed[0].name else "unpack it there"
-            raise UserError(f"{path}: the data must be unpacked; found {packed[0].name} in its folder: {command}")
+            is_tar = packed[0].name.lower().endswith(TAR_SUFFIXES)
+            remedy = shlex.join(["tar", "xf", str(packed[0]), "-C", str(folder)]) if is_tar else "unpack it there"
+            raise UserError(f"{path}: the data must be unpacked; found {packed[0].name} in its folder: {remedy}")
         if found or folder == path:
             raise UserError(
                 f"{path}: a folder must be or hold one data set, fer2013.csv or train/EMOTION/*; found "

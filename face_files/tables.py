@@ -47,8 +47,8 @@ def read_csv(path: Path, to_face: ToFace) -> Arrays:
 
     splits, emotions, faces, side = [], [], [], 0
     bar = tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None)
-    with _whole(path), path.open("rb") as file, bar:
-        rows = _csv_rows(path, _decompressed(path, file))
+    with reading_whole(path), path.open("rb") as file, bar:
+        rows = _csv_rows(path, decompressed(path, file))
         while batch := list(islice(rows, ROWS_PER_BATCH)):
             lines, batch_splits, batch_emotions, pixels = zip(*batch, strict=True)
             side = side or math.isqrt(len(pixels[0].split()))  # the first row sets the size of all rows
@@ -67,8 +67,15 @@ def read_csv(path: Path, to_face: ToFace) -> Arrays:
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Translate the errors of reading a data set's file, and those of finding it damaged."""
+def reading_whole(path: Path) -> Iterator[None]:
+    """Translate the errors of reading a table, and those of finding it damaged.
+
+    Args:
+        path: What the message names.
+
+    Raises:
+        UserError: The system refused to read the file, or the file is damaged.
+    """
     try:
         with reading(path):
             yield
@@ -85,8 +92,16 @@ def _by_split(splits: Sequence[int], emotions: Sequence[int], faces: np.ndarray)
     return np.array(splits)[order], np.array(emotions, np.int64)[order], faces
 
 
-def _decompressed(path: Path, file: BinaryIO) -> BinaryIO:
-    """Return the CSV that `file` holds; the first bytes, not the name, say how the file is compressed."""
+def decompressed(path: Path, file: BinaryIO) -> BinaryIO:
+    """Return the CSV that `file` holds; the first bytes, not the name, say how the file is compressed.
+
+    Args:
+        path: What messages name.
+        file: The open file, at its beginning.
+
+    Raises:
+        UserError: The file is empty, no CSV, or of a compression that can't be read here.
+    """
     start = file.read(256)
     file.seek(0)
     if not start:
@@ -216,7 +231,7 @@ def list_parquet(source: Path) -> list[tuple[int, int, Path]]:
     Args:
         source: An existing file or folder.
     """
-    files = [source] if source.suffix == ".parquet" else []
+    files = [source] if source.suffix.lower() == ".parquet" else []
     if source.is_dir():
         files = sorted([*source.glob("*.parquet"), *source.glob("*/*.parquet")])
     found = []
@@ -245,7 +260,7 @@ def read_parquet(files: list[tuple[int, int, Path]], to_face: ToFace) -> Arrays:
     splits, emotions, faces = [], [], []
     for split, _, path in files:
         try:
-            with _whole(path):
+            with reading_whole(path):
                 table = pyarrow.parquet.read_table(path)
                 names = table.column_names
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:

@@ -8,17 +8,18 @@ import numpy as np
 
 from command_line import UserError, reading
 from face_files.labels import SPLITS
-from face_files.tables import row_error
+from face_files.tables import decompressed, reading_whole, row_error
 
 VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-VOTE_LABELS = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")  # of the first eight
+# The labels of the first eight columns.
+VOTE_LABELS = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
 
 
 def load_votes(path: str | Path) -> dict[str, np.ndarray]:
     """Load FER+: for each image of FER2013, the votes of ten people, in the order of the rows of fer2013.csv.
 
     Args:
-        path: fer2013new.csv, with the columns Usage and VOTE_COLUMNS.
+        path: fer2013new.csv, with the columns Usage and VOTE_COLUMNS; it may be compressed.
 
     Returns:
         For each split of FER2013, float32 (n, 10): the share of the votes for each of VOTE_COLUMNS ("NF": no face).
@@ -37,8 +38,8 @@ def load_votes(path: str | Path) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: fer2013new.csv comes from https://github.com/microsoft/FERPlus")
     try:
-        with reading(path):
-            table = pd.read_csv(path)
+        with reading_whole(Path(path)), open(path, "rb") as file:
+            table = pd.read_csv(decompressed(Path(path), file))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: votes must be a CSV; found {str(error).splitlines()[0]}: get it again") from error
     if missing := [name for name in ("Usage", *VOTE_COLUMNS) if name not in table]:

@@ -75,6 +75,19 @@ def test_an_archive_in_place_of_the_data_is_named(tmp_path, monkeypatch, name, m
 
 
 @pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("fer2013.tgz", "tar xf '{folder}/fer2013.tgz' -C '{folder}'"), ("my.training.zip", "unpack it there")],
+)
+def test_the_remedy_for_an_archive_can_be_typed(tmp_path, name, remedy):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(UserError) as caught:
+        find_source(folder)
+    assert str(caught.value).endswith(f"in its folder: {remedy.format(folder=folder)}")
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("pipe.csv", "must be a file or a folder; found a pipe or a device"),

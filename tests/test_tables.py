@@ -147,7 +147,7 @@ def test_reads_parquet(tmp_path, labels, names, wrap):
 def test_reads_one_parquet_file_and_those_in_folders_of_splits(tmp_path):
     path = write_parquet(tmp_path / "validation" / "0000.parquet", [9], [7])
     assert list(load_fer2013_data(tmp_path, SIZE)) == ["PublicTest"]
-    splits = load_fer2013_data(path.rename(tmp_path / "fer2013.parquet"), SIZE)
+    splits = load_fer2013_data(path.rename(tmp_path / "FER2013.PARQUET"), SIZE)
     assert list(splits) == ["Training"] and splits.emotions[7] == "contempt"
 
 

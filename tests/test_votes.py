@@ -1,5 +1,9 @@
 """Tests of face_files.votes: FER+."""
 
+import gzip
+import lzma
+import zipfile
+
 import numpy as np
 import pytest
 from data_files import VOTES_HEADER
@@ -54,7 +58,10 @@ BAD_VOTES = {
         VOTES_HEADER + "\ntest,a,1,0,0,0,0,0,0,0,0,0",
         ["line 2", "Training, PublicTest, PrivateTest", "test"],
     ),
-    "nothing": ("", ["must be a CSV", "No columns"]),
+    "nothing": ("", ["must have a header", "found an empty file"]),
+    "an empty line": ("\n", ["must be a CSV", "No columns"]),
+    "a web page": ("<!DOCTYPE html><html>", ["must be a CSV", "found a web page"]),
+    "a Git LFS pointer": ("version https://git-lfs.github.com/spec/v1\n", ["git lfs pull"]),
     "a row too long": (VOTES_HEADER + "\nTraining" + ",1" * 11 + "\nTraining" + ",1" * 15, ["must be a CSV"]),
 }
 
@@ -67,6 +74,24 @@ def test_bad_votes(tmp_path, case):
     with pytest.raises(UserError, match="fer2013new.csv") as caught:
         load_votes(path)
     assert all(word in str(caught.value) for word in named) and "\n" not in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz", "zip"])
+def test_compressed_votes(tmp_path, suffix):
+    table = f"{VOTES_HEADER}\nTraining,a,1,0,0,0,0,0,0,0,0,0\n".encode()
+    path = tmp_path / f"fer2013new.csv.{suffix}"
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("fer2013new.csv", table)
+    else:
+        path.write_bytes({"gz": gzip, "xz": lzma}[suffix].compress(table))
+    assert load_votes(path)["Training"].tolist() == [[1.0] + [0.0] * 9]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=rf"{path.name}.* must be (whole|of the usual kind)") as caught:
+        load_votes(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(table)  # the first bytes count, not the name
+    assert load_votes(path)["Training"].shape == (1, 10)
 
 
 def test_no_votes(tmp_path):
