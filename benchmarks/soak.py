@@ -2,10 +2,11 @@
 
     python benchmarks/soak.py 20                      # minutes
     python benchmarks/soak.py 20 --detector blazeface
+    python benchmarks/soak.py 20 --fps 5 --model models/tiny_XCEPTION.hdf5      # with little of the processor
 
-The script shows a clip again and again, with heat maps, and records the annotated video and a CSV into a folder that is
-removed at the end.  Where there is a display, the window is open, too.  The exit status is 1 where something grew after
-the first fifth of the time.  It needs Linux, whose /proc it reads.
+The script shows a clip again and again, as a camera would, with heat maps, and records the annotated video and a CSV
+into a folder that is removed at the end.  Where there is a display, the window is open, too.  The exit status is 1
+where something grew after the first fifth of the time.  It needs Linux, whose /proc it reads.
 """
 
 import os
@@ -50,16 +51,25 @@ class Sample(NamedTuple):
 
 
 class LoopedClip:
-    """Like `cv2.VideoCapture`: a video file that begins again at its end, until the time is over."""
+    """Like `cv2.VideoCapture`: a video file that begins again at its end, until the time is over.
 
-    def __init__(self, path: Path, seconds: float):
+    Args:
+        path: The file.
+        seconds: The time.
+        pace: Frames per second, as a camera gives them, however fast the reader is.
+    """
+
+    def __init__(self, path: Path, seconds: float, pace: float):
         self._path, self._ends = str(path), time.monotonic() + seconds
+        self._pace, self._due = pace, time.monotonic()
         self._capture = cv2.VideoCapture(self._path)
         self.isOpened, self.release = self._capture.isOpened, lambda: self._capture.release()
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         if time.monotonic() > self._ends:
             return False, None
+        time.sleep(max(0.0, self._due - time.monotonic()))
+        self._due = max(self._due, time.monotonic()) + 1 / self._pace
         read = self._capture.read()
         if not read[0]:
             self._capture.release()
@@ -76,17 +86,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Run the live script for a long time, and print what it holds.")
     parser.add_argument("minutes", type=number_in_range(float, 0.01))
     parser.add_argument("--detector", default=live.detector, help="as for the live script (default: %(default)s)")
+    parser.add_argument("--model", nargs="+", default=live.model, help="as for the live script")
+    text = "frames per second of the clip (default: %(default)s)"
+    parser.add_argument("--fps", type=number_in_range(float, 0.1), default=10.0, help=text)
     args = parser.parse_args(argv)
     if not Path("/proc/self/statm").exists():
         raise UserError("the soak needs Linux; found no /proc to read: use another machine")
     samples, ended, seconds = [], threading.Event(), 60 * args.minutes
     with tempfile.TemporaryDirectory() as name:
-        write_clip(clip := Path(name, "clip.avi"))
-        opened, live.open_source = live.open_source, lambda *_, **__: Video(LoopedClip(clip, seconds), "soak")
+        write_clip(clip := Path(name, "clip.avi"), args.fps)
+        opened, live.open_source = live.open_source, lambda *_, **__: Video(LoopedClip(clip, seconds, args.fps), "soak")
         measuring = threading.Thread(target=measure, args=(seconds / SAMPLES, samples.append, ended.wait))
         measuring.start()
         try:
-            flags = ["--heatmap", "--detector", args.detector, *([] if has_display() else ["--headless"])]
+            flags = ["--heatmap", "--detector", args.detector, "--model", *map(str, args.model)]
+            flags += [] if has_display() else ["--headless"]
             status = live.main([*flags, "--csv", f"{name}/a.csv", "--output", f"{name}/a.mp4"])
         finally:
             ended.set()
@@ -104,10 +118,10 @@ def has_grown(samples: Sequence[Sample]) -> bool:
     return grew
 
 
-def write_clip(path: Path) -> None:
+def write_clip(path: Path, fps: float) -> None:
     """Write some seconds of two drawn faces."""
     capture = DrawnFaceCapture(identities=(Identity(), Identity()))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (640, 480))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (640, 480))
     for _ in range(CLIP):
         writer.write(capture.read()[1])
     writer.release()

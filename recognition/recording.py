@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import os
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLUSH_EVERY = 1.0  # seconds, of a table
+SYNC_EVERY = 5.0  # seconds: what a power cut takes of a table or a video, at most, beside what is not flushed yet
 FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 OUT_OF_SIGHT = 1.0  # seconds; a face's curves before and after a longer gap are not joined
 PORTRAIT = 64  # pixels, the longer side of a face beside its row of a timeline
@@ -283,6 +285,31 @@ def _checked_folder(path, frames, flag):
 
 
 @contextlib.contextmanager
+def reaching_the_disk(path: Path) -> Iterator[None]:
+    """Have the system put what is written to a file on the disk every few seconds, in a thread of its own.
+
+    Left alone, Linux may wait for half a minute, and a power cut takes what was written in this time.
+    """
+    over = threading.Event()
+
+    def sync():
+        while not over.wait(SYNC_EVERY):
+            with contextlib.suppress(OSError):  # the writer tells of a full disk
+                file = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+
+    if not is_device(path):
+        threading.Thread(target=sync, name=f"sync {path.name}", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@contextlib.contextmanager
 def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
     """Write a row per face of a frame; what was written stays, and is in the file after a second."""
     with opening_to_write(path):
@@ -311,7 +338,8 @@ def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
             flushed_s = time.monotonic()
 
     try:
-        yield record
+        with reaching_the_disk(path):
+            yield record
         file.close()
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -354,7 +382,8 @@ def video_recorder(path: Path, fps: float, sound: Path | None = None) -> Iterato
             video.write(picture)
 
     try:
-        yield record
+        with reaching_the_disk(video.unfinished):
+            yield record
     except BaseException as error:
         if isinstance(error, _Discarded) or not video.frames:
             video.discard()

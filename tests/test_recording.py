@@ -2,7 +2,10 @@
 
 import contextlib
 import errno
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -21,6 +24,7 @@ from recognition.recording import (
     csv_recorder,
     draw_timeline,
     name_in_folders,
+    reaching_the_disk,
     timeline_recorder,
     video_recorder,
     write_image,
@@ -324,6 +328,29 @@ def test_a_table_on_a_full_disk_is_told_and_given_up(tmp_path, capsys):
         records._open[0] = recorder, fail
         records(frame(0, 0.0), None, [])
     assert raised.value.exit_status == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_recorded_reaches_the_disk_every_few_seconds(tmp_path, monkeypatch):
+    """A thread sees to it, and ends with the recording; none sees to a device."""
+
+    def syncing():
+        return [thread for thread in threading.enumerate() if thread.name in ("sync a.csv", "sync null")]
+
+    synced = []
+    monkeypatch.setattr(recording, "SYNC_EVERY", 0.01)
+    monkeypatch.setattr(recording.os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    with csv_recorder(tmp_path / "a.csv", EMOTIONS), video_recorder(tmp_path / "a.avi", 10.0) as record:
+        record(frame(0, 0.0), np.zeros((48, 64, 3), np.uint8), [])
+        wanted = {str(tmp_path / "a.csv"), *map(str, tmp_path.glob("a.avi.unfinished.*"))}
+        ends_s = time.monotonic() + 20
+        while set(synced) != wanted and time.monotonic() < ends_s:
+            time.sleep(0.01)
+        assert set(synced) == wanted and len(wanted) == 2
+    with reaching_the_disk(Path(os.devnull)):
+        while (left := syncing()) and time.monotonic() < ends_s:
+            time.sleep(0.01)
+        assert not left
 
 
 @pytest.mark.parametrize("bug", [FileNotFoundError(2, "nothing there", "a_part_of_ours"), ValueError("too short")])
