@@ -370,6 +370,7 @@ def draw_clip(path: Path, frames: int, size: tuple[int, int], people: int) -> No
 
 def plain_live(clip: str, table: str, models: Sequence[str]) -> None:
     """The plain live program: every face of every frame, by every model, drawn and written to a CSV."""
+    import imutils
     import keras
 
     networks = [keras.models.load_model(model, compile=False) for model in models]
@@ -380,7 +381,7 @@ def plain_live(clip: str, table: str, models: Sequence[str]) -> None:
         rows = csv.writer(file)
         rows.writerow(["frame", "x", "y", "width", "height", "emotion", *EMOTIONS])
         while (frame := video.read()[1]) is not None:
-            frame = cv2.resize(frame, (300, 300 * frame.shape[0] // frame.shape[1]), interpolation=cv2.INTER_AREA)
+            frame = imutils.resize(frame, width=300)
             grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
             bars = np.zeros((250, 300, 3), np.uint8)
             for x, y, w, h in cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(30, 30)):

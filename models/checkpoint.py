@@ -81,6 +81,7 @@ RANGE = (-1.0, 1.0)  # of the pixels that networks of this project take, black t
 COMPILED_FOLDER = Path(__file__).parent  # of the compiled forms that come with the project
 COMPILED_HERE = (
     "big_XCEPTION.c51790a48e1d2f31.tflite",
+    "big_XCEPTION.people.54c61eff61bde371.tflite",
     "mini_XCEPTION.5a3c45787f4f9a54.tflite",
     "mini_XCEPTION.people.f7e50ef26c3be101.tflite",
     "simple_CNN.67a6db56033625a0.tflite",

@@ -140,7 +140,7 @@ def parsed(arguments):
 
 def test_a_step_needs_earlier_steps_only():
     names = [step.name for step in STEPS]
-    assert len(set(names)) == len(names) == 27
+    assert len(set(names)) == len(names) == 28
     for number, step in enumerate(STEPS):
         assert set(step.needs) <= set(names[:number])
         if step.start_from:
@@ -214,12 +214,12 @@ def test_all_steps_run_in_order_and_only_once(tmp_path, trainer, votes, capsys):
         str(folder / "simpler_CNN-1" / "simpler_CNN.002-0.3000.hdf5"),
     ]
     told = capsys.readouterr().out
-    assert told.count("trained again: ") == 7 and "step 27 of 27, simple_CNN-9" in told
+    assert told.count("trained again: ") == 8 and "step 28 of 28, simple_CNN-9" in told
 
     votes.unlink()  # the step that learns from votes is done
     assert run_steps(STEPS, folder, votes=votes, trainer=trainer) == 0
     assert calls_of(trainer) == []
-    assert capsys.readouterr().out.count("done already") == 27
+    assert capsys.readouterr().out.count("done already") == 28
 
 
 def test_a_step_that_broke_off_is_resumed(tmp_path, trainer, capsys):
@@ -278,7 +278,7 @@ def test_list_says_what_is_done(tmp_path, trainer, capsys):
     assert first.split() == ["simple_CNN-1", "76", "69.2", "%", "done"]
     assert second.split() == ["simpler_CNN-1", "36", "68.0", "%", "begun"]
     assert third.split() == ["big_XCEPTION-1", "42", "67.0", "%"]
-    assert header.split()[-1] == "state" and total == "27 steps, 14 hours 24 minutes on one core"
+    assert header.split()[-1] == "state" and total == "28 steps, 14 hours 34 minutes on one core"
 
 
 # ----------------------------------------------------------------------------------------------------------

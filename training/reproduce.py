@@ -1,4 +1,4 @@
-"""Train again the networks that come trained: 27 steps, each one run of train_emotion_classifier.py.
+"""Train again the networks that come trained: 28 steps, each one run of train_emotion_classifier.py.
 
     python training/reproduce.py --list                   # the steps, and which are done
     python training/reproduce.py                          # all steps, about 14 hours on one core of an AMD EPYC
@@ -9,7 +9,7 @@ Many steps start from the checkpoint of an earlier step.  Many steps learn from 
 steps.  Each step writes to a folder of its own, OUTPUT_DIR/STEP/.  A step that is done is skipped.  A step that broke
 off goes on from its last finished epoch: give the same command again.
 
-The steps need FER2013, and four steps need FER+'s votes: see fer2013/README.md.
+The steps need FER2013, and five steps need FER+'s votes: see fer2013/README.md.
 """
 
 import os
@@ -125,6 +125,8 @@ STEPS = (
     Step("simpler_CNN-6", 20, f"{LAST} --seed 1 --monitor epoch", "simpler_CNN-5", (), 9, 20, 68.7, shipped=True),
     Step("mini_XCEPTION-4", 8, f"{PEOPLE} --votes-share 0.6 --logit-adjustment 0.5 --disturbances 0.3",
          "mini_XCEPTION-3", (), 21, 8, 78.0, votes=True, shipped=True),
+    Step("big_XCEPTION-6", 6, f"{PEOPLE} --votes-share 0.5 --logit-adjustment 0.5 --disturbances 0.3",
+         "big_XCEPTION-5", (), 10, 6, 76.2, votes=True, shipped=True),
     Step("simple_CNN-8", 5, f"{PEOPLE} --votes-share 0.5 --logit-adjustment 0.6 --disturbances 0.5",
          "simple_CNN-7", (), 14, 5, 74.5, votes=True),
     Step("simple_CNN-9", 6, f"{PEOPLE} --votes-share 0.6 --logit-adjustment 0.5 --disturbances 0.4 --augmentation 1.2",
@@ -156,9 +158,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps; the exit status is that of the first training that fails, else 0."""
     args = parse_args(argv)
-    args.output_dir, args.votes = args.output_dir.resolve(), args.votes.resolve()
+    args.output_dir, args.votes = (Path(os.path.realpath(path)) for path in (args.output_dir, args.votes))
     if args.dataset and Path(args.dataset).exists():  # the record of a step holds for any working folder
-        args.dataset = str(Path(args.dataset).resolve())
+        args.dataset = os.path.realpath(args.dataset)
     steps = with_needed(args.only)
     if args.list:
         print(format_steps(steps, args.output_dir))
