@@ -97,14 +97,14 @@ batch_size = 256               # faces per step
 # what is written
 output_dir = Path(__file__).resolve().parent / "output" / "evaluation"  # folder for the pictures
 json = None                    # path of a file for the figures
-csv = None                     # path of a table with the answer for each image
+csv = None                     # path of a table with the prediction for each image
 calibration_bins = 15          # number of bins of equal width, confidence 0 to 1
 mistakes_shown = 24            # faces, at most
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
 LABELS = ("dataset", "people")
-RIGHT_FACES = 500  # at most, of those that a network names right, are followed through the disturbances
+FOLLOWED_FACES = 500  # at most: faces that a network names correctly, which are followed through the disturbances
 PICTURES = ("confusion", "reliability", "mistakes")
 BLUE, SKY, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"  # Okabe and Ito's, safe for colour-blind readers
 
@@ -177,7 +177,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="where the pictures go (default: %(default)s)",
     )
     add("--json", type=Path, default=json, metavar="FILE", help="write the figures to a file")
-    add("--csv", type=Path, default=csv, metavar="FILE", help="write each image's answer to a table")
+    add("--csv", type=Path, default=csv, metavar="FILE", help="write each image's prediction to a table")
     add(
         "--calibration-bins",
         type=number_in_range(int, 1),
@@ -202,7 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     headers = complete_headers(args.models, read_headers(args.models), *given)
     check_output_paths({"--json": args.json, "--csv": args.csv}, [*args.models, args.dataset])
     sizes = [header.input_shape[:2] for header in headers]
-    # The largest size comes first: the cache beside the data keeps the last size, and training reads the smallest.
+    # The largest size comes first: the cache beside the data keeps the size that was read last, and training needs the
+    # smallest.
     splits = {
         size: load_split(args.dataset, args.split, size, args.votes, args.labels)
         for size in sorted(set(sizes), reverse=True)
@@ -262,10 +263,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if json_file:
             json_file.write_text(format_json(results), encoding="utf-8")
         if csv_file:
-            write_answers(csv_file, predictions)
+            write_predictions(csv_file, predictions)
 
     print("", *(summary(result) for result in results), *hints, sep="\n")
-    written = {drawn: "", "figures: ": args.json, "answers: ": args.csv}
+    written = {drawn: "", "figures: ": args.json, "predictions: ": args.csv}
     print("", *(f"{what}{path}" for what, path in written.items() if path is not None), sep="\n")
     return 0
 
@@ -319,13 +320,13 @@ def check_output_paths(paths: dict[str, Path | None], inputs: Sequence[str | Pat
     Raises:
         UserError: A path is a folder, one of the inputs, or a path that another flag names.
     """
-    taken = {Path(each).resolve() for each in inputs}
+    taken = {os.path.realpath(each) for each in inputs}
     for flag, path in paths.items():
-        if path and (os.path.isdir(path) or path.resolve() in taken):
+        if path and (os.path.isdir(path) or os.path.realpath(path) in taken):
             raise UserError(
                 f"{flag} must name a file to write; found {path}, a folder, an input or another output: name another"
             )
-        taken |= {path.resolve()} if path else set()
+        taken |= {os.path.realpath(path)} if path else set()
 
 
 def load_split(
@@ -617,17 +618,17 @@ def measure_disturbances(predictions: Predictions) -> dict[str, dict]:
 
     Returns:
         Of each disturbance, by its name: `accuracy`, the share of all faces that are named correctly; `kept`, the same
-        of up to RIGHT_FACES faces that are named correctly without the disturbance (the same random choice every
+        of up to FOLLOWED_FACES faces that are named correctly without the disturbance (the same random choice every
         time); `kept_of`, their number.  `kept` is None where there are none.
     """
     y_true = predictions.y_true
-    right = np.flatnonzero(predictions.y_pred == y_true)
-    right = right[np.random.default_rng(0).permutation(len(right))[:RIGHT_FACES]]
+    followed = np.flatnonzero(predictions.y_pred == y_true)
+    followed = followed[np.random.default_rng(0).permutation(len(followed))[:FOLLOWED_FACES]]
     figures = {}
     for name, probabilities in predictions.disturbed.items():
         correct = probabilities.argmax(axis=1) == y_true
-        kept = float(correct[right].mean()) if len(right) else None
-        figures[name] = {"accuracy": float(correct.mean()), "kept": kept, "kept_of": len(right)}
+        kept = float(correct[followed].mean()) if len(followed) else None
+        figures[name] = {"accuracy": float(correct.mean()), "kept": kept, "kept_of": len(followed)}
     return figures
 
 
@@ -791,8 +792,8 @@ def format_disturbances(result: dict) -> str:
     """
     figures = result["disturbances"]
     (kept_of,) = {figure["kept_of"] for figure in figures.values()}
-    right = f"of {kept_of} right ones"
-    lines = [f"{'named correctly':<18}{'of all faces':>14}{right:>22}"]
+    followed = f"of {kept_of} correct ones"
+    lines = [f"{'named correctly':<18}{'of all faces':>14}{followed:>22}"]
     lines += [f"{'undisturbed':<18}{result['accuracy']:>14.1%}{'100.0%':>22}"]
     for name, figure in figures.items():
         kept = "none" if figure["kept"] is None else f"{figure['kept']:.1%}"
@@ -841,7 +842,7 @@ def format_json(results: Sequence[dict]) -> str:
     return dumps(report, indent=2, allow_nan=False) + "\n"
 
 
-def write_answers(path: Path, predictions: Sequence[Predictions]) -> None:
+def write_predictions(path: Path, predictions: Sequence[Predictions]) -> None:
     """Write a CSV: a row for each image, and of several networks a row for each of them and for their ensemble.
 
     Args:
@@ -867,8 +868,9 @@ def _title(result):
 def hint_of_order(predictions: Predictions, header: Header) -> str:
     """Return a line where the data show that a network's outputs are in alphabetic order.
 
-    Many programs that read images from folders number the emotions alphabetically.  In alphabetic order, a tenth more
-    of the faces would be right, or two emotions that are never right, or nearly never, would mostly be right.
+    Many programs that read images from folders number the emotions alphabetically.  The line comes in two cases.  In
+    alphabetic order, the network would name a tenth more of the faces correctly.  Or it would name most faces of two
+    emotions correctly, of which it now names 5 % or less.
 
     Args:
         predictions: Of one network.
@@ -882,18 +884,18 @@ def hint_of_order(predictions: Predictions, header: Header) -> str:
     as_output = [alphabetic[in_order.index(emotion)] for emotion in predictions.emotions]
     y_true = predictions.y_true
     y_pred = np.array([predictions.emotions.index(emotion) for emotion in as_output])[predictions.y_pred]
-    right, right_otherwise = predictions.y_pred == y_true, y_pred == y_true
-    found, otherwise = right.mean(), right_otherwise.mean()
-    saved = [
+    correct, correct_otherwise = predictions.y_pred == y_true, y_pred == y_true
+    accuracy, otherwise = correct.mean(), correct_otherwise.mean()
+    mended = [
         number
         for number in np.unique(y_true)
-        if right[y_true == number].mean() <= 0.05 and right_otherwise[y_true == number].mean() > 0.5
+        if correct[y_true == number].mean() <= 0.05 and correct_otherwise[y_true == number].mean() > 0.5
     ]
-    if otherwise < found + 0.1 and not (len(saved) >= 2 and otherwise > found):
+    if otherwise < accuracy + 0.1 and not (len(mended) >= 2 and otherwise > accuracy):
         return ""
     return (
-        f"notice: {predictions.path} would be right for {otherwise:.0%} of the faces, in place of {found:.0%}, if its "
-        f"outputs were in alphabetic order: --emotions {','.join(alphabetic)}"
+        f"notice: {predictions.path} would be correct for {otherwise:.0%} of the faces, in place of {accuracy:.0%}, if "
+        f"its outputs were in alphabetic order: --emotions {','.join(alphabetic)}"
     )
 
 

@@ -15,8 +15,8 @@ Writes to --output-dir, each file whole or not at all:
 Of drawn faces, these lie in models/drawn/: they are for trying things out.
 
 Runs on Keras's TensorFlow backend, or on JAX with KERAS_BACKEND=jax, there on all accelerators of one or several hosts.
-The parts are in training/: faces (what is learnt from), optimizer, run (what is kept of it), hosts, and automatic (what
-"auto" stands for).
+The parts are in training/: faces (faces, labels, augmented batches), optimizer, run (validation, checkpoints, the log,
+--resume), hosts, and automatic (what "auto" stands for).
 """
 
 import os
@@ -43,11 +43,11 @@ from models import network_names
 # data: `dataset` (path) and `image_size` (height, width in pixels) are set in load_and_process.py
 validation_fraction = 0.1      # part of Training held out where the data has no PublicTest
 calibration_fraction = 0.03    # part of Training held out to fit the temperature on; 0: none
-largest_held_out = 10_000      # faces in either part, which stay in memory
-smallest_calibration = 200     # faces; a smaller part is not held out, and nothing is calibrated
+largest_held_out = 10_000      # faces in either held-out part, at most; these faces stay in memory
+smallest_calibration = 200     # faces; with fewer, nothing is held out to calibrate on, and nothing is calibrated
 # network
 network = "mini_XCEPTION"      # simple_CNN, simpler_CNN, tiny_XCEPTION, mini_XCEPTION, big_XCEPTION
-l2_regularization = 0.0        # penalty on convolution kernels; weight_decay does this work
+l2_regularization = 0.0        # penalty on convolution kernels; 0: weight_decay alone keeps them small
 start_from = None              # checkpoint of the same network whose weights to start from; None: random weights
 # optimisation
 epochs = "auto"                # passes over Training; auto: 80, of drawn faces 40
@@ -56,8 +56,8 @@ learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
 warmup_epochs = 2.0            # linear rise to the peak
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
-monitor = "val_loss"           # chooses the best checkpoint; or val_accuracy; epoch: the last one, without a choice
-early_stopping_patience = 20   # epochs without a better `monitor` before the run ends; cosine: of its second half
+monitor = "val_loss"           # val_loss or val_accuracy: keeps the checkpoint with the best; epoch: keeps the last
+early_stopping_patience = 20   # epochs without a better `monitor` before the run ends; cosine: those of its second half
 optimizer = "muon"             # muon: AdamW with orthogonal steps for convolutions; adamw
 muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
 weight_decay = 0.02            # decoupled, on kernels only
@@ -66,10 +66,11 @@ recalibration_faces = 2560     # of Training, for batch normalisation's statisti
 # labels
 label_smoothing = 0.0          # share of each label that is spread over all emotions
 votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
-votes_as = "share"             # part of FER2013's labels is, share: what FER2013 would say after the votes, or people:
-                               # the shares of votes; or the votes are the labels, with contempt as an eighth emotion,
-                               # hard: what most people saw, or soft: the shares of votes
-votes_share = 0.6              # of each label with "share" and "people"; the rest is the data's
+votes_as = "share"             # share: FER2013's label, blended with what its annotators would say, given the votes
+                               # people: FER2013's label, blended with the shares of votes
+                               # hard: what most people saw, one of eight emotions: contempt is the eighth
+                               # soft: the shares of votes for the eight emotions
+votes_share = 0.6              # the part of each label that comes from votes, with "share" and "people"
 drop_no_face = False           # leave out what most people saw no face in
 logit_adjustment = 0.0         # tau: how far rare emotions are balanced, see `AdjustedCrossentropy`; 1: fully; 0: not
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
@@ -77,7 +78,7 @@ teacher_share = "auto"         # of each label; the rest is the data's and the v
 teacher_views = 6              # augmented views of each face, over which a teacher's prediction is averaged
 mixup = 0.2                    # blend each face, and its label, with another's: alpha of Beta(alpha, alpha); 0: none
 # augmentation, sampled anew for each face in each epoch
-augmentation = "auto"          # multiplies the six bounds below; auto: training/automatic.py
+augmentation = "auto"          # multiplies the bounds from `rotation` to `erasing`; auto: training/automatic.py
 flip = True                    # mirror half of the faces
 rotation = 10.0                # up to +- degrees
 zoom = 0.10                    # up to +- share of the size
@@ -247,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def resolved_settings(args: argparse.Namespace) -> dict:
     """Return all settings of a run, and what it runs on, as values for JSON."""
     settings = {name: value for name, value in vars(args).items() if name not in ("resume", "host_index")}
-    data = "drawn" if str(args.dataset) == "drawn" else str(Path(args.dataset).expanduser().resolve())
+    data = "drawn" if str(args.dataset) == "drawn" else os.path.realpath(os.path.expanduser(args.dataset))
     return settings | {
         "dataset": data,
         "image_size": list(args.image_size),
@@ -429,8 +430,8 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         print(f"stopped; epochs finished: {done}" + (", and --resume goes on from there" if done else ""))
         raise
     finally:
-        full_disk = getattr(sys.exception(), "exit_status", None) == 1  # has been told of already
-        if hosts.is_first_host() and record.rows and not full_disk:
+        machine_failed = getattr(sys.exception(), "exit_status", None) == 1  # such as a full disk: draw nothing
+        if hosts.is_first_host() and record.rows and not machine_failed:
             title = f"{args.network}, validated on {data.validation_name}"
             smoothed = {"label_smoothing": args.label_smoothing, "mixup": args.mixup}
             draw_learning_curve(record.rows, files.curve, title, **smoothed)

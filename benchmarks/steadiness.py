@@ -19,7 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from command_line import Parser, exit_status, number_in_range  # noqa: E402
+from command_line import Parser, UserError, exit_status, number_in_range  # noqa: E402
 from load_and_process import load_fer2013_data, preprocess_images  # noqa: E402
 from models.classifier import EmotionClassifier  # noqa: E402
 from recognition.recognizer import DEFAULT_MODELS  # noqa: E402
@@ -28,7 +28,7 @@ from recognition.tracking import Smoother, TrackedFace  # noqa: E402
 FPS, CALM_S, AFTER_S, FADE_S = 25, 10, 3, 0.2
 TREMBLE_S = 0.3  # seconds; how fast the crop wanders
 SHIFT, ZOOM, TURN, LIGHT, NOISE = 0.02, 0.02, 2.0, 6.0, 5.0  # of the side, of the size, degrees, grey levels twice
-SURE = 0.5  # probability; the delay is measured between faces that the network is this sure of
+SURE = 0.5  # probability; the delay is measured where a network is more confident than this of both faces' emotions
 SETTINGS = [(0.0, 0.0), (0.25, 0.0), (0.25, 0.1), (0.25, 0.2), (0.2, 0.1), (0.2, 0.2), (0.15, 0.2), (0.3, 0.0)]
 UNCERTAIN_BELOW = 0.4
 
@@ -47,7 +47,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Film the faces, and print a row for each of SETTINGS."""
     args = parse_args(argv)
-    classify, split = EmotionClassifier(args.model), load_fer2013_data(args.dataset)["PublicTest"]
+    data = load_fer2013_data(args.dataset)
+    if "PublicTest" not in data:
+        raise UserError(f"{args.dataset} must have a PublicTest (validation); found {', '.join(data)}: take other data")
+    classify, split = EmotionClassifier(args.model), data["PublicTest"]
     rng = np.random.default_rng(0)
     some = rng.choice(len(split.faces), min(args.faces, len(split.faces)), replace=False)
     faces = split.faces[np.sort(some)][rng.permutation(len(some))]

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,7 +12,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import steadiness  # noqa: E402
 
+from command_line import UserError  # noqa: E402
 from drawn_faces import draw_dataset  # noqa: E402
+from load_and_process import EMOTIONS  # noqa: E402
 from recognition.tracking import Smoother  # noqa: E402
 
 
@@ -37,6 +40,15 @@ def test_changes_and_delays_are_counted(lead, changes, delay):
         steadiness.SURE = before
     assert seen == pytest.approx(changes, abs=0.1) and unsure == 0
     assert len(delays) == 2 and delays == pytest.approx([delay] * 2, abs=80)
+
+
+def test_data_without_a_public_test_are_refused(tmp_path):
+    for number in range(2):
+        path = tmp_path / "train" / EMOTIONS[number] / "a.png"
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), np.full((48, 48), number, np.uint8))
+    with pytest.raises(UserError, match="must have a PublicTest .validation.; found Training: take other data"):
+        steadiness.main(["--dataset", str(tmp_path)])
 
 
 def test_a_short_run_prints_a_row_for_each_setting(monkeypatch, capsys):

@@ -546,7 +546,7 @@ def test_disturbances(networks, folder, tmp_path, capsys, monkeypatch):
     expected_accuracy = (mean.argmax(axis=1) == emotions).mean()
     assert report["ensemble"]["disturbances"]["noise 20"]["accuracy"] == pytest.approx(expected_accuracy)
     printed = capsys.readouterr().out
-    assert f"of {right.sum()} right ones" in printed
+    assert f"of {right.sum()} correct ones" in printed
     assert f"{'noise 20':<18}{figures['noise 20']['accuracy']:>14.1%}{figures['noise 20']['kept']:>22.1%}" in printed
 
 
@@ -554,7 +554,7 @@ def test_at_most_500_right_faces_are_followed(monkeypatch):
     predictions = predictions_of(["happy"] * 6, [[0, 1, 0]] * 4 + [[1, 0, 0]] * 2)
     wrong, unchanged = np.tile([1.0, 0, 0], (6, 1)), predictions.probabilities
     for limit, kept_of in ((500, 4), (3, 3)):
-        monkeypatch.setattr(evaluation, "RIGHT_FACES", limit)
+        monkeypatch.setattr(evaluation, "FOLLOWED_FACES", limit)
         figures = evaluation.measure_disturbances(predictions._replace(disturbed={"a": wrong, "b": unchanged}))
         assert figures["a"] == {"accuracy": 0, "kept": 0, "kept_of": kept_of}
         assert figures["b"] == {"accuracy": pytest.approx(4 / 6), "kept": 1, "kept_of": kept_of}
@@ -701,7 +701,7 @@ def test_a_network_whose_outputs_are_in_alphabetic_order_is_found_out(named):
     predictions = predictions_of(EMOTIONS, np.eye(7)[outputs], EMOTIONS)
     header = Header("net", EMOTIONS if named else None, (48, 48, 1), (-1, 1))
     hint = evaluation.hint_of_order(predictions, header)
-    assert "right for 100% of the faces, in place of 57%" in hint and ",".join(in_order) in hint
+    assert "correct for 100% of the faces, in place of 57%" in hint and ",".join(in_order) in hint
     assert not evaluation.hint_of_order(predictions_of(EMOTIONS, np.eye(7), EMOTIONS), header)
 
 
@@ -751,6 +751,8 @@ def test_dollars_in_names_are_drawn_as_they_are(tmp_path):
         (["first"], ["--json", "{file}/figures.json"], ["can't be written"]),
         (["first"], ["--json", "{folder}"], ["--json must name a file"]),
         (["first"], ["--json", "{first}"], ["--json must name a file", "first.hdf5"]),
+        (["first"], ["--json", "{loop}"], ["can't be written"]),
+        (["first"], ["--dataset", "{loop}"], ["can't be read"]),
         (["first"], ["--csv", "{first}"], ["--csv must name a file", "first.hdf5"]),
         (["first"], ["--csv", "{file}", "--json", "{file}"], ["--csv must name a file", "another output"]),
         (["sigmoid"], [], ["sigmoid.hdf5 must give probabilities"]),
@@ -760,7 +762,8 @@ def test_dollars_in_names_are_drawn_as_they_are(tmp_path):
 def test_bad_input_is_one_line_and_leaves_nothing(models, arguments, messages, networks, folder, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("not a folder")
-    places = {"file": file, "folder": tmp_path, "first": networks["first"]}
+    (loop := tmp_path / "loop").symlink_to(loop)
+    places = {"file": file, "folder": tmp_path, "first": networks["first"], "loop": loop}
     content = networks["first"].read_bytes()
     paths = [networks.get(name, tmp_path / f"{name}.hdf5") for name in models]
     defaults = ["--dataset", folder, "--output-dir", tmp_path / "out", "--json", tmp_path / "figures.json"]

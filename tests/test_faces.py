@@ -65,6 +65,7 @@ def test_else_validates_on_a_stratified_tenth_of_training():
     assert sorted([*train_indices, *validation.faces[:, 0, 0, 0]]) == list(range(130))
     assert len(calibration.faces) == 0  # 13 faces are too few to fit anything to
     assert hold_out(data, **HOLD_OUT | {"smallest_calibration": 13})[3] is not None
+    assert hold_out(data, **HOLD_OUT | {"validation_fraction": 0.025})[2] == "2.5% of Training"
 
 
 def test_holds_out_faces_to_calibrate_on():

@@ -1,10 +1,13 @@
 """What a training run is made of.  Importing this package imports Keras, in silence.
 
-faces      the data set's faces and labels, held-out parts, teachers, augmented batches
-optimizer  Muon, the learning-rate schedule, the moving average of the weights, the loss
-run        validation, calibration, the best checkpoint, the log, and going on after a break
-disturbances  what cameras do to faces: noise, blur, bad light
-hosts      several machines that train one network
+automatic      what "auto" stands for in the settings
+faces          the data set's faces and labels, held-out parts, teachers, augmented batches
+disturbances   what cameras do to faces: noise, blur, bad light
+optimizer      Muon, the learning-rate schedule, the moving average of the weights, the loss
+run            validation, calibration, the best checkpoint, the log, and going on after a break
+on_tensorflow  what makes training faster on TensorFlow
+hosts          several machines that train one network
+reproduce      the steps that led to the networks that come trained
 """
 
 import importlib

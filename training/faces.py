@@ -149,7 +149,7 @@ def hold_out(
     if not len(held_out):
         raise UserError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
     calibration = part if len(held_out) >= smallest_calibration else Split(part.faces[:0], part.emotions[:0])
-    return kept, part, f"{fraction:.0%} of Training", calibration
+    return kept, part, f"{100 * fraction:.3g}% of Training", calibration
 
 
 def _as_people_see(data, name, votes, indices=None):

@@ -304,10 +304,10 @@ def calibrate(model: keras.Model, held_out: Split) -> float:
     if not len(held_out.faces):
         return 1.0
     logits = np.log(np.maximum(predict(model, held_out).astype(np.float64), 1e-12))
-    if held_out.emotions.ndim == 2:
-        logits -= (held_out.emotions * logits).sum(axis=1, keepdims=True)  # above the labels' mean
-    else:
-        logits -= np.take_along_axis(logits, held_out.emotions[:, None].astype(int), axis=1)  # above the true emotion's
+    if held_out.emotions.ndim == 2:  # labels: relative to their mean logit
+        logits -= (held_out.emotions * logits).sum(axis=1, keepdims=True)
+    else:  # numbers: relative to the true emotion's logit
+        logits -= np.take_along_axis(logits, held_out.emotions[:, None].astype(int), axis=1)
 
     def log_loss(temperature):
         return np.log(np.exp(logits / temperature).sum(axis=1)).mean()
