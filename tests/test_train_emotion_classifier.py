@@ -837,6 +837,14 @@ def test_every_setting_is_a_flag_and_is_kept(tmp_path, faces_csv):
     assert kept == settings | {"dataset", "image_size", "hosts", "keras", "backend"}
 
 
+@pytest.mark.parametrize("path", ["loop", "~nobody_of_this_name/data"])
+def test_settings_tell_of_paths_that_can_not_be_followed(path, tmp_path, monkeypatch):
+    """The data set's own check gives their error in one line."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert train.resolved_settings(train.parse_args(["--dataset", path]))["dataset"] == str(tmp_path / path)
+
+
 @pytest.mark.parametrize(("flag", "value"), [("--flip", True), ("--no-flip", False)])
 def test_switches_go_both_ways(flag, value):
     assert train.parse_args([flag]).flip is value
