@@ -20,6 +20,7 @@ from command_line import (  # first: it makes Ctrl-C quiet, and names a missing 
     exit_status,
     number_in_range,
     quiet_libraries,
+    reading,
     replacing_folder,
 )
 
@@ -106,7 +107,9 @@ def crop_dataset(photographs: str | Path, faces: str | Path, detect: FaceDetecto
         source = find_source(photographs)
     if is_drawn or not source.is_dir():
         raise UserError(f"faces are cut out of a folder's photographs; found {source}: use it as it is")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    with reading(target):
+        is_new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if not is_new:
         raise UserError(f"the faces must go to a new folder; found something at {target}: name another folder")
     images, _ = list_images(source)
     several, not_found = 0, []

@@ -125,6 +125,7 @@ def test_flags_act(photographs, tmp_path, capsys):
         ("photos", "photos", "must go to a new folder; found something"),
         ("photos", "file", "must go to a new folder; found something"),
         ("photos", "file/faces", "can't be written"),
+        ("photos", "x" * 300, "can't be read (File name too long)"),
         ("empty", "faces", "must show a face; found none in any of 1"),
         ("drawn", "faces", "out of a folder's photographs; found drawn"),
         ("nowhere", "faces", "nowhere does not exist: correct the path"),
