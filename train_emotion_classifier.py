@@ -319,7 +319,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
     # What the run is, for the user and for --resume
     complete = bool(saved) and len(saved["rows"]) >= args.epochs
     if hosts.is_first_host() and not complete:  # the settings of a complete run stay as they are
-        if not args.resume and files.state.exists():
+        if not args.resume and os.path.exists(files.state):
             say(
                 f"note: {args.output_dir} holds an earlier run of {args.network}; the first finished epoch replaces it "
                 "(its checkpoint stays). To go on with it instead: Ctrl-C, and --resume"

@@ -257,8 +257,9 @@ def test_data_set_and_epochs_are_passed_on(tmp_path, trainer):
 
 
 def test_mistakes(tmp_path, trainer, votes):
-    with pytest.raises(UserError, match=r"needs FER\+'s votes; found no .*none.csv"):
-        run_steps(STEPS, tmp_path / "out", votes=tmp_path / "none.csv", trainer=trainer)
+    for name in ("none.csv", "x" * 300):
+        with pytest.raises(UserError, match=rf"needs FER\+'s votes; found no .*{name}"):
+            run_steps(STEPS, tmp_path / "out", votes=tmp_path / name, trainer=trainer)
     assert not (tmp_path / "out").exists()  # told before the first step
     assert run_steps(STEPS[:1], tmp_path / "out", trainer=trainer) == 0
     with pytest.raises(UserError, match="simple_CNN-1, trained with --network simple_CNN --epochs 90: delete"):

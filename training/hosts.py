@@ -429,7 +429,7 @@ def package_versions() -> dict[str, str]:
 
 def checkpoint_hashes(paths: Sequence[Path]) -> dict[str, str]:
     """Return a short hash of each checkpoint that is there, by name."""
-    return {f"checkpoint {path.name}": short_hash(path.read_bytes()) for path in paths if path.is_file()}
+    return {f"checkpoint {path.name}": short_hash(path.read_bytes()) for path in paths if os.path.isfile(path)}
 
 
 def short_hash(*contents: bytes) -> str:

@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps; the exit status is that of the first training that fails, else 0."""
     args = parse_args(argv)
     args.output_dir, args.votes = (Path(os.path.realpath(path)) for path in (args.output_dir, args.votes))
-    if args.dataset and Path(args.dataset).exists():  # the record of a step holds for any working folder
+    if args.dataset and os.path.exists(args.dataset):  # the record of a step holds for any working folder
         args.dataset = os.path.realpath(args.dataset)
     steps = with_needed(args.only)
     if args.list:
@@ -220,7 +220,7 @@ def run_steps(
     Raises:
         UserError: The file of votes is missing, or a step was done with other flags.
     """
-    if any(step.votes and not read_record(folder, step) for step in steps) and not (votes and votes.is_file()):
+    if any(step.votes and not read_record(folder, step) for step in steps) and not (votes and os.path.isfile(votes)):
         raise UserError(
             f"a step needs FER+'s votes; found no {votes}: pass --votes fer2013new.csv (see fer2013/README.md)"
         )
