@@ -426,7 +426,7 @@ def _read_description(path):
     """Return a checkpoint's `Header`, its network's checked architecture, and how many numbers the file holds."""
     if path.suffix not in SUFFIXES:
         wanted = "a Keras checkpoint, .keras, .hdf5 or .h5"
-        if (path / "saved_model.pb").is_file():
+        if os.path.isfile(path / "saved_model.pb"):
             way = "; a SavedModel holds code: load it in the program that made it, and model.save('NAME.keras')"
             raise UserError(f"a model is {wanted}; found the folder {path}{way}")
         raise UserError(f"a model is {wanted}; found {path}{_did_you_mean(path)}")

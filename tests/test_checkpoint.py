@@ -528,8 +528,8 @@ def test_names_the_checkpoint_that_was_meant(given):
         read_header(given)
 
 
-@pytest.mark.parametrize("given", [".", "/", "..", "models"])
-def test_a_folder_is_no_checkpoint(given):
+@pytest.mark.parametrize("given", [".", "/", "..", "models", "models/" + "s" * 300])
+def test_a_folder_or_a_name_that_is_too_long_is_no_checkpoint(given):
     with pytest.raises(UserError, match="a model is a Keras checkpoint.*; found [./models]+$"):
         read_header(given)
 
