@@ -12,7 +12,7 @@ from test_checkpoint import compile_here, make_keras_2  # noqa: F401, a fixture
 
 from command_line import UserError
 from drawn_faces import DrawnFaceCapture, Identity, draw_face, face_box
-from evaluate_emotion_classifier import hottest_fifth, moved_elsewhere
+from evaluation.figures import hottest_fifth, moved_elsewhere
 from load_and_process import EMOTIONS, load_fer2013_data, preprocess_images
 from models import checkpoint
 from models import classifier as module

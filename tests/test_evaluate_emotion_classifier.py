@@ -1,4 +1,4 @@
-"""Tests of the evaluation: figures worked out by hand, what it writes, and everything that goes wrong."""
+"""Tests of the evaluation: what the script measures and writes, and everything that goes wrong."""
 
 import csv
 import json
@@ -13,19 +13,21 @@ import h5py
 import numpy as np
 import pytest
 from test_checkpoint import compile_here  # noqa: F401, a fixture
+from test_figures import BINS, KEYS_OF_FLIP, predictions_of
 
 import drawn_faces
-import evaluate_emotion_classifier as evaluation
+import evaluate_emotion_classifier as script
 import load_and_process
 from command_line import UserError, exit_status
 from drawn_faces import draw_dataset
-from evaluate_emotion_classifier import EvaluationSplit, Predictions
+from evaluation.figures import expected_calibration_error
+from evaluation.predictions import EvaluationSplit, load_split, predict_split
 from face_files.votes import VOTE_COLUMNS
 from load_and_process import EMOTIONS, load_fer2013_data, resize_face
 from models.checkpoint import Header, read_header, save_checkpoint
 from training.disturbances import MEASURED, disturb_all
 
-SCRIPT = Path(evaluation.__file__)
+SCRIPT = Path(script.__file__)
 SHUFFLED = ("neutral", "happy", "fear", "disgust", "surprise", "sad", "angry")
 KEYS = {
     "path",
@@ -42,8 +44,6 @@ KEYS = {
     "expected_calibration_error",
     "log_loss",
 }
-KEYS_OF_FLIP = {"accuracy_with_flip", "macro_f1_with_flip", "expected_calibration_error_with_flip"}
-BINS = 15  # of confidence
 
 
 def linear_network(path, size=(48, 48), emotions=EMOTIONS, seed=0, activation="softmax", gain=1.0):
@@ -75,16 +75,6 @@ def linear_probabilities(faces, size=(48, 48), seed=0, emotions=EMOTIONS):
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def predictions_of(y_true, probabilities, emotions=("angry", "happy", "sad"), in_training=None, with_flip=None):
-    """Predictions by hand: emotions by name, probabilities as rows; the pixels of a face are its number."""
-    numbers = np.array([EMOTIONS.index(emotion) for emotion in y_true])
-    faces = np.arange(len(numbers), dtype=np.uint8)[:, None, None, None] * np.ones((48, 48, 1), np.uint8)
-    in_training = None if in_training is None else np.array(in_training)
-    split = EvaluationSplit("PublicTest", faces, numbers, EMOTIONS, in_training)
-    with_flip = None if with_flip is None else np.array(with_flip, float)
-    return Predictions("some/net.hdf5", "net", 10, tuple(emotions), split, np.array(probabilities, float), with_flip)
-
-
 def write_folder(folder, splits):
     """A data set's folder of PNGs from {"train": {emotion: faces}}."""
     for split, emotions in splits.items():
@@ -98,7 +88,7 @@ def write_folder(folder, splits):
 
 def run(*arguments):
     """The exit status of the script with these arguments."""
-    return exit_status(evaluation.main, [str(argument) for argument in arguments])
+    return exit_status(script.main, [str(argument) for argument in arguments])
 
 
 def files_in(folder):
@@ -177,86 +167,6 @@ def expected(folder):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# Figures
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (20, 20, 0.8389, 1.0),
-    ],
-)
-def test_wilson_interval(successes, trials, low, high):
-    assert evaluation.wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
-
-
-@pytest.mark.parametrize(
-    ("confidence", "correct", "error"),
-    [
-        ([0.95, 0.95, 0.55, 0.55], [1, 0, 1, 1], (0.9 + 0.9) / 4),
-        ([0.15, 0.2], [0, 1], 0.65 / 2),  # one bin: 0.2 is the upper edge of the third
-        ([0.15, 0.201], [0, 1], (0.15 + 0.799) / 2),  # two bins
-        ([0.0, 1.0], [0, 1], 0),
-        ([1.0, 1.0], [0, 0], 1),
-    ],
-)
-def test_expected_calibration_error(confidence, correct, error):
-    found = evaluation.expected_calibration_error(np.array(confidence), np.array(correct, bool), BINS)
-    assert found == pytest.approx(error)
-
-
-def test_figures_of_a_small_example():
-    rows = [[0.1, 0.8, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7], [0.1, 0.3, 0.6]]  # happy, happy, sad, sad
-    predictions = predictions_of(["happy", "happy", "happy", "sad"], rows, in_training=[True, False, False, False])
-    result = evaluation.measure(predictions, BINS)
-    assert result["accuracy"] == 0.75 and result["images"] == 4
-    assert result["accuracy_ci95"] == pytest.approx(evaluation.wilson_interval(3, 4))
-    assert result["accuracy_without_training_duplicates"] == pytest.approx(2 / 3)
-    assert result["confusion_matrix"] == [[0, 0, 0], [0, 2, 1], [0, 0, 1]]
-    assert result["per_emotion"] == {
-        "angry": {"precision": None, "recall": None, "f1": None, "support": 0},
-        "happy": {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8), "support": 3},
-        "sad": {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1},
-    }
-    assert result["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)  # angry never occurs, and is no part of it
-    # 0.8, and 0.7 alone in their bins; 0.6 is the upper edge of the ninth bin
-    assert result["expected_calibration_error"] == pytest.approx((0.2 + 0.7 + 0.8) / 4)
-    assert result["log_loss"] == pytest.approx(-np.log([0.8, 0.6, 0.2, 0.6]).mean())
-    assert "log loss 0.714" in evaluation.summary(result)
-
-
-def test_emotions_that_are_never_predicted_and_those_that_never_occur():
-    rows = [[0.9, 0.1, 0], [0, 1, 0], [0.8, 0.2, 0]]  # angry, happy, angry
-    result = evaluation.measure(predictions_of(["happy", "happy", "sad"], rows), BINS)
-    assert result["per_emotion"]["sad"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
-    assert result["per_emotion"]["angry"]["precision"] is None  # predicted, but wrong
-    assert result["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
-    assert 10 < result["log_loss"] < np.inf  # sad was given no probability at all
-
-
-@pytest.mark.parametrize("in_training", [None, [True, True]])
-def test_accuracy_without_duplicates_is_null_where_nothing_is_left(in_training):
-    result = evaluation.measure(predictions_of(["happy", "sad"], np.eye(3)[[1, 2]], in_training=in_training), BINS)
-    assert result["accuracy_without_training_duplicates"] is None
-    assert "duplicates" not in evaluation.summary(result)
-
-
-def test_flip_is_reported_apart():
-    rows, flipped = [[0, 0.6, 0.4], [0, 0.6, 0.4]], [[0, 0.6, 0.4], [0, 0.4, 0.6]]
-    result = evaluation.measure(predictions_of(["happy", "sad"], rows, with_flip=flipped), BINS)
-    assert (result["accuracy"], result["accuracy_with_flip"]) == (0.5, 1.0)
-    assert (result["macro_f1"], result["macro_f1_with_flip"]) == (pytest.approx(1 / 3), 1.0)  # angry never occurs
-    assert result["expected_calibration_error"] == pytest.approx(0.1)
-    assert result["expected_calibration_error_with_flip"] == pytest.approx(0.4)
-    assert evaluation.summary(result).endswith("with flip 100.00%, macro-F1 100.0%, calibration error 40.0%")
-    assert not KEYS_OF_FLIP & evaluation.measure(predictions_of(["happy", "sad"], rows), BINS).keys()
-
-
-# ----------------------------------------------------------------------------------------------------------
 # The whole script
 
 
@@ -321,7 +231,7 @@ def test_the_paths_of_a_folder_with_damaged_images_are_those_of_the_faces(drawn,
     folder = write_folder(tmp_path / "faces", {"validation": {"happy": faces}})
     damaged = folder / "validation" / "happy" / "50.png"
     damaged.write_bytes(damaged.read_bytes()[:50])
-    split = evaluation.load_split(folder, "PublicTest", (96, 96))
+    split = load_split(folder, "PublicTest", (96, 96))
     assert len(split.images) == len(split.faces) == len(faces) - 1 and str(damaged) not in split.images
     for path, face in zip(split.images, split.faces, strict=True):
         np.testing.assert_array_equal(cv2.imread(path, cv2.IMREAD_GRAYSCALE), face[..., 0])
@@ -333,7 +243,7 @@ def test_ensemble_is_the_mean_of_the_probabilities(report, expected):
     mean = np.mean(direct, axis=0)
     correct = mean.argmax(axis=1) == y_true
     assert figures["ensemble"]["accuracy"] == pytest.approx(correct.mean())
-    error = evaluation.expected_calibration_error(mean.max(axis=1), correct, BINS)
+    error = expected_calibration_error(mean.max(axis=1), correct, BINS)
     assert figures["ensemble"]["expected_calibration_error"] == pytest.approx(error, abs=1e-4)
     flipped = np.mean([*direct, *mirrored], axis=0).argmax(axis=1)
     assert figures["ensemble"]["accuracy_with_flip"] == pytest.approx(np.mean(flipped == y_true))
@@ -361,12 +271,12 @@ def test_faces_are_read_and_predicted_a_batch_at_a_time(networks, folder, expect
         assert isinstance(images, np.memmap)  # faces that are still in the file
         return load_and_process.preprocess_images(images)
 
-    monkeypatch.setattr(evaluation, "preprocess_images", record)
-    split = evaluation.load_split(folder, "PublicTest", (48, 48))
+    monkeypatch.setattr("evaluation.predictions.preprocess_images", record)
+    split = load_split(folder, "PublicTest", (48, 48))
     np.save(tmp_path / "faces.npy", split.faces)
     split = split._replace(faces=np.load(tmp_path / "faces.npy", mmap_mode="r"))
     header = read_header(networks["first"])
-    predictions = evaluation.predict_split(networks["first"], header, EMOTIONS, split, flip=True, batch_size=8)
+    predictions = predict_split(networks["first"], header, EMOTIONS, split, flip=True, batch_size=8)
     assert batches == 2 * [8, 8, 8, 6]
     _, (direct, _), (mirrored, _) = expected
     np.testing.assert_allclose(predictions.probabilities, direct, atol=1e-5)
@@ -376,9 +286,7 @@ def test_faces_are_read_and_predicted_a_batch_at_a_time(networks, folder, expect
 def test_pictures_of_every_network_and_the_ensemble(report):
     _, pictures = report
     names = [
-        f"{name}.PublicTest.{kind}.png"
-        for name in ("ensemble", "first", "second")
-        for kind in sorted(evaluation.PICTURES)
+        f"{name}.PublicTest.{kind}.png" for name in ("ensemble", "first", "second") for kind in sorted(script.PICTURES)
     ]
     assert files_in(pictures) == names
     for name in names:
@@ -488,7 +396,7 @@ def with_votes(tmp_path_factory):
 
 def test_what_most_people_saw(networks, with_votes, tmp_path, capsys, monkeypatch):
     for picture in ("draw_confusion_matrix", "draw_reliability", "draw_mistakes"):
-        monkeypatch.setattr(evaluation, picture, lambda *given: NoPicture())
+        monkeypatch.setattr(script, picture, lambda *given: NoPicture())
     root, faces, seen = with_votes
     arguments = ["--dataset", root, "--labels", "people", "--output-dir", tmp_path / "out", "--json", tmp_path / "json"]
     assert run(networks["first"], *arguments) == 0
@@ -504,27 +412,27 @@ def test_what_most_people_saw(networks, with_votes, tmp_path, capsys, monkeypatc
     shares[0, [3, 6]], shares[1, 3], shares[2, [4, 2]] = (0.7, 0.3), 1, (0.6, 0.4)
     shares[3, [6, 4]], shares[4, [2, 0]] = (0.6, 0.4), (0.75, 0.25)
     share_seen = shares[np.arange(5), predicted.argmax(axis=1)]
-    error = evaluation.expected_calibration_error(predicted.max(axis=1), share_seen, BINS)
+    error = expected_calibration_error(predicted.max(axis=1), share_seen, BINS)
     assert result["people_calibration_error"] == pytest.approx(error, abs=1e-6)
     printed = capsys.readouterr().out
     assert "PublicTest: 5 faces, labelled as most people saw them" in printed
     assert f"calibration error against people's shares {error:.1%}" in printed
     (tmp_path / "elsewhere.csv").write_bytes((root / "fer2013new.csv").read_bytes())
-    named = evaluation.load_split(root / "fer2013.csv", "PublicTest", (48, 48), tmp_path / "elsewhere.csv", "people")
+    named = load_split(root / "fer2013.csv", "PublicTest", (48, 48), tmp_path / "elsewhere.csv", "people")
     np.testing.assert_allclose(named.shares, shares, atol=1e-6)
     assert named.images.tolist() == clear
 
 
 def test_no_votes_beside_the_data(folder, monkeypatch):
-    monkeypatch.setattr(evaluation, "load_fer2013_data", lambda *given: None)
+    monkeypatch.setattr("evaluation.predictions.load_fer2013_data", lambda *given: None)
     for dataset in (folder, "drawn"):
         with pytest.raises(UserError, match="fer2013new.csv does not exist"):
-            evaluation.load_split(dataset, "PublicTest", (48, 48), None, "people")
+            load_split(dataset, "PublicTest", (48, 48), None, "people")
 
 
 def test_disturbances(networks, folder, tmp_path, capsys, monkeypatch):
     for picture in ("draw_confusion_matrix", "draw_reliability", "draw_mistakes"):
-        monkeypatch.setattr(evaluation, picture, lambda *given: NoPicture())
+        monkeypatch.setattr(script, picture, lambda *given: NoPicture())
     arguments = ["--dataset", folder, "--output-dir", tmp_path / "out", "--json", tmp_path / "json", "--disturbances"]
     assert run(networks["first"], networks["second"], *arguments) == 0
     report = json.loads((tmp_path / "json").read_text())
@@ -548,21 +456,6 @@ def test_disturbances(networks, folder, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert f"of {right.sum()} correct ones" in printed
     assert f"{'noise 20':<18}{figures['noise 20']['accuracy']:>14.1%}{figures['noise 20']['kept']:>22.1%}" in printed
-
-
-def test_at_most_500_right_faces_are_followed(monkeypatch):
-    predictions = predictions_of(["happy"] * 6, [[0, 1, 0]] * 4 + [[1, 0, 0]] * 2)
-    wrong, unchanged = np.tile([1.0, 0, 0], (6, 1)), predictions.probabilities
-    for limit, kept_of in ((500, 4), (3, 3)):
-        monkeypatch.setattr(evaluation, "FOLLOWED_FACES", limit)
-        figures = evaluation.measure_disturbances(predictions._replace(disturbed={"a": wrong, "b": unchanged}))
-        assert figures["a"] == {"accuracy": 0, "kept": 0, "kept_of": kept_of}
-        assert figures["b"] == {"accuracy": pytest.approx(4 / 6), "kept": 1, "kept_of": kept_of}
-    none_right = predictions_of(["sad"], [[0, 1, 0]])
-    none_right = none_right._replace(disturbed={"a": none_right.probabilities})
-    result = evaluation.measure(none_right, BINS)
-    assert result["disturbances"] == {"a": {"accuracy": 0, "kept": None, "kept_of": 0}}
-    assert evaluation.format_disturbances(result).splitlines()[-1].endswith(" none")
 
 
 def test_a_checkpoint_that_names_no_emotions_has_fer2013s(networks, folder, tmp_path, report):
@@ -590,18 +483,6 @@ def test_heat_maps_are_worth_what_hiding_their_hottest_part_costs(networks, few,
     assert run(networks["first"], networks["second"], *arguments, 3, "--json", tmp_path / "figures.json") == 0
     report = json.loads((tmp_path / "figures.json").read_text())
     assert [each["heat_maps"]["faces"] for each in report["models"]] == [3, 3] and "heat_maps" not in report["ensemble"]
-
-
-def test_masks_of_a_fifth():
-    heat = np.arange(40.0).reshape(5, 8)
-    hottest = evaluation.hottest_fifth(heat)
-    np.testing.assert_array_equal(hottest, heat >= 32)
-    assert evaluation.hottest_fifth(np.zeros((48, 48))).sum() == 460  # a face without heat has no larger part
-    for mask in evaluation.moved_elsewhere(hottest):
-        assert mask.sum() == 8 and not np.array_equal(mask, hottest)
-    middle = evaluation.middle_fifth((48, 64))
-    assert middle.mean() == pytest.approx(0.2, abs=0.01)
-    np.testing.assert_array_equal(middle, middle[::-1, ::-1])
 
 
 def test_networks_of_the_same_file_name_keep_their_pictures_apart(networks, few, tmp_path):
@@ -632,56 +513,6 @@ def test_as_a_user_runs_it(networks, few, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------
-# Pictures
-
-
-def test_confusion_matrix_shows_shares_of_the_true_emotion_and_counts():
-    rows = np.eye(3)[[1, 1, 1, 2, 2]]
-    predictions = predictions_of(["happy", "happy", "happy", "happy", "sad"], rows)
-    (axes,) = evaluation.draw_confusion_matrix(predictions, evaluation.measure(predictions, BINS)).axes
-    assert {text.get_position(): text.get_text() for text in axes.texts} == {
-        (0, 1): "0%\n0",
-        (1, 1): "75%\n3",
-        (2, 1): "25%\n1",
-        (0, 2): "0%\n0",
-        (1, 2): "0%\n0",
-        (2, 2): "100%\n1",
-    }
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["angry\nabsent", "happy\n4", "sad\n1"]
-
-
-def test_reliability_diagram_shows_accuracy_by_confidence():
-    rows = [[0, 0.95, 0.05], [0, 0.95, 0.05], [0, 0.55, 0.45]]
-    predictions = predictions_of(["happy", "sad", "happy"], rows)
-    top, bottom = evaluation.draw_reliability(predictions, evaluation.measure(predictions, BINS), BINS).axes
-    heights = [bar.get_height() for bar in top.patches]
-    assert len(heights) == 15 and np.flatnonzero(heights).tolist() == [8, 14]
-    assert (heights[8], heights[14]) == (1, 0.5)
-    assert [bar.get_height() for bar in bottom.patches][14] == pytest.approx(2 / 3)
-
-
-def test_mistakes_are_shown_most_confident_first():
-    rows = [[0, 0.6, 0.4], [0, 0.9, 0.1], [0.3, 0, 0.7], [0, 0.2, 0.8]]
-    predictions = predictions_of(["sad", "sad", "happy", "sad"], rows)
-    figure = evaluation.draw_mistakes(predictions, evaluation.measure(predictions, BINS), 24)
-    shown = [axes for axes in figure.axes if axes.images]
-    assert [(axes.get_title(), axes.get_xlabel()) for axes in shown] == [
-        ("happy 90.0%", "labelled sad"),
-        ("sad 70.0%", "labelled happy"),
-        ("happy 60.0%", "labelled sad"),
-    ]
-    assert [int(axes.images[0].get_array()[0, 0]) for axes in shown] == [1, 2, 0]  # the faces themselves
-    assert "3 most confident of 3 wrong predictions" in figure.get_suptitle()
-
-
-def test_no_mistakes_still_make_a_picture(tmp_path):
-    predictions = predictions_of(["happy", "sad"], np.eye(3)[[1, 2]])
-    figure = evaluation.draw_mistakes(predictions, evaluation.measure(predictions, BINS), 24)
-    assert "no wrong predictions" in figure.get_suptitle()
-    figure.savefig(tmp_path / "none.png")
-
-
-# ----------------------------------------------------------------------------------------------------------
 # Networks from elsewhere
 
 
@@ -689,7 +520,7 @@ def test_logits_become_probabilities(networks):
     faces = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 1), np.uint8)
     split = EvaluationSplit("PublicTest", faces, np.arange(8) % 7, EMOTIONS, None)
     path = networks["logits"]
-    predictions = evaluation.predict_split(path, read_header(path), EMOTIONS, split, flip=False, batch_size=8)
+    predictions = predict_split(path, read_header(path), EMOTIONS, split, flip=False, batch_size=8)
     np.testing.assert_allclose(predictions.probabilities, linear_probabilities(split.faces), atol=1e-5)
 
 
@@ -700,9 +531,9 @@ def test_a_network_whose_outputs_are_in_alphabetic_order_is_found_out(named):
     outputs = [in_order.index(emotion) for emotion in EMOTIONS]  # what it gives for a face of each emotion
     predictions = predictions_of(EMOTIONS, np.eye(7)[outputs], EMOTIONS)
     header = Header("net", EMOTIONS if named else None, (48, 48, 1), (-1, 1))
-    hint = evaluation.hint_of_order(predictions, header)
+    hint = script.hint_of_order(predictions, header)
     assert "correct for 100% of the faces, in place of 57%" in hint and ",".join(in_order) in hint
-    assert not evaluation.hint_of_order(predictions_of(EMOTIONS, np.eye(7), EMOTIONS), header)
+    assert not script.hint_of_order(predictions_of(EMOTIONS, np.eye(7), EMOTIONS), header)
 
 
 def test_two_emotions_that_are_never_right_show_alphabetic_order_however_few_faces_they_have():
@@ -711,23 +542,9 @@ def test_two_emotions_that_are_never_right_show_alphabetic_order_however_few_fac
     faces = [0] * 60 + [4, 5]
     predictions = predictions_of([EMOTIONS[face] for face in faces], np.eye(7)[outputs][faces], EMOTIONS)
     header = Header("net", None, (48, 48, 1), (-1, 1))
-    assert "100% of the faces, in place of 97%" in evaluation.hint_of_order(predictions, header)
+    assert "100% of the faces, in place of 97%" in script.hint_of_order(predictions, header)
     one = predictions_of([EMOTIONS[face] for face in faces[:-1]], np.eye(7)[outputs][faces[:-1]], EMOTIONS)
-    assert not evaluation.hint_of_order(one, header)  # one emotion alone may simply be difficult
-
-
-def test_dollars_in_names_are_drawn_as_they_are(tmp_path):
-    names = ("$angry", "$happy$", "sa$$d")
-    predictions = predictions_of(["angry", "happy", "sad"], np.eye(3)[[1, 0, 2]])._replace(emotions=names)
-    predictions = predictions._replace(split=predictions.split._replace(labels=names, emotions=np.arange(3)))
-    predictions = predictions._replace(path="a$\\b$.hdf5")
-    result = evaluation.measure(predictions, BINS)
-    for figure in (
-        evaluation.draw_confusion_matrix(predictions, result),
-        evaluation.draw_reliability(predictions, result, BINS),
-        evaluation.draw_mistakes(predictions, result, 24),
-    ):
-        figure.savefig(tmp_path / "figure.png")
+    assert not script.hint_of_order(one, header)  # one emotion alone may simply be difficult
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -790,7 +607,7 @@ def test_bad_settings_get_one_line(setting, where, monkeypatch, capsys):
     value, message = LIMITS[setting]
     flag = f"--{setting.replace('_', '-')}"
     if where == "setting":
-        monkeypatch.setattr(evaluation, setting, value)
+        monkeypatch.setattr(script, setting, value)
     with pytest.raises(SystemExit) as ended:
         run("model.hdf5", *([flag, value] if where == "flag" else []))
     error = capsys.readouterr().err
@@ -800,22 +617,22 @@ def test_bad_settings_get_one_line(setting, where, monkeypatch, capsys):
 def test_every_setting_is_a_flag_of_the_same_name():
     block = SCRIPT.read_text().split("# fmt: off")[1].split("# fmt: on")[0]
     settings = {line.split(" = ")[0] for line in block.splitlines() if " = " in line and not line.startswith("#")}
-    args = vars(evaluation.parse_args(["model.hdf5"]))
+    args = vars(script.parse_args(["model.hdf5"]))
     assert settings and args.keys() == settings | {"models", "dataset"}
-    assert all(args[setting] == getattr(evaluation, setting) for setting in settings)
+    assert all(args[setting] == getattr(script, setting) for setting in settings)
 
 
 def test_settings_reach_what_they_are_for(networks, few, tmp_path, monkeypatch):
     handed = {}
 
     def record(name):
-        function = getattr(evaluation, name)
+        function = getattr(script, name)
 
         def recorded(*arguments):
             handed[name] = arguments
             return function(*arguments)
 
-        monkeypatch.setattr(evaluation, name, recorded)
+        monkeypatch.setattr(script, name, recorded)
 
     for name in ("predict_split", "measure", "draw_reliability", "draw_mistakes"):
         record(name)
@@ -837,7 +654,7 @@ def test_ctrl_c_leaves_what_was_there(networks, folder, tmp_path, monkeypatch):
 
     figures = tmp_path / "figures.json"
     figures.write_text("of an earlier run")
-    monkeypatch.setattr(evaluation, "predict_split", interrupted)
+    monkeypatch.setattr(script, "predict_split", interrupted)
     assert run(networks["first"], "--dataset", folder, "--output-dir", tmp_path, "--json", figures) == 130
     assert files_in(tmp_path) == ["figures.json"] and figures.read_text() == "of an earlier run"
 
@@ -859,10 +676,10 @@ BUGS = {
 def test_a_bug_is_not_told_as_a_mistake(bug, part, networks, few, tmp_path, monkeypatch, capsys):
     """Wherever it is: it keeps its traceback, and no half-finished file stays."""
     fault, kind = BUGS[bug]
-    monkeypatch.setattr(evaluation, part, fault)
+    monkeypatch.setattr(script, part, fault)
     stand_in = predictions_of(["happy", "sad"], np.eye(7)[[3, 3]], EMOTIONS)
     if part in ("measure", "draw_mistakes"):  # what comes before it is not what is tested
-        monkeypatch.setattr(evaluation, "predict_split", lambda *_: stand_in)
+        monkeypatch.setattr(script, "predict_split", lambda *_: stand_in)
     with pytest.raises(kind) as raised:
         run(networks["first"], "--dataset", few, "--split", "test", "--output-dir", tmp_path)
     assert not isinstance(raised.value, UserError)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-PACKAGES = ("training", "recognition", "models", "face_files")
+PACKAGES = ("training", "recognition", "evaluation", "models", "face_files")
 LINT_IMPORTS = shutil.which("lint-imports", path=Path(sys.executable).parent)
 
 
@@ -62,6 +62,8 @@ def in_a_function(line):
         ("recognition/detection.py", "from recognition import sources"),
         ("recognition/sources.py", in_a_function("from recognition.window import open_window")),
         ("training/hosts.py", "from training import faces"),
+        ("evaluation/figures.py", in_a_function("from evaluation import pictures")),
+        ("evaluation/predictions.py", in_a_function("from training.disturbances import MEASURED")),
         ("models/checkpoint.py", in_a_function("from models.classifier import crop_box")),
     ],
 )

@@ -35,7 +35,7 @@ START_TIMEOUT = 45  # seconds in which all hosts must have started
 SILENCE_TIMEOUT = 20  # seconds without a heartbeat after which a host counts as gone
 GRACE = 10  # seconds that Ctrl-C and SIGTERM leave Python to end this process
 PACKAGES = ("keras", "jax", "jaxlib", "numpy", "opencv-python")  # all hosts compute with the same versions
-CODE = ("*.py", "face_files/*.py", "models/*.py", "training/*.py", "recognition/*.py")
+CODE = ("*.py", "face_files/*.py", "models/*.py", "training/*.py", "recognition/*.py", "evaluation/*.py")
 GONE = (
     "error: all hosts must run until the end; found that another one ended, or is out of reach (its own last line may "
     "say why): start all of them again with --resume"
