@@ -1,6 +1,8 @@
 """The whole way as a user goes it: train on drawn faces, try the checkpoint live, measure it."""
 
+import contextlib
 import csv
+import io
 import json
 import re
 import subprocess
@@ -10,6 +12,9 @@ from pathlib import Path
 import cv2
 import h5py
 
+import evaluate_emotion_classifier
+import real_time_emotion_recognition
+import train_emotion_classifier
 from drawn_faces import DrawnFaceCapture, draw_dataset
 from load_and_process import EMOTIONS
 
@@ -24,8 +29,16 @@ def run(folder, script, *arguments):
     return done.stdout
 
 
+def run_here(script, *arguments):
+    """What a script prints, run in this process and folder: nothing is imported a second time."""
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert script.main(arguments) == 0
+    return told.getvalue()
+
+
 def test_train_on_drawn_faces_then_name_them_live_and_measure_them(tmp_path):
-    told = run(tmp_path, "train_emotion_classifier.py", "--dataset", "drawn", "--epochs", "20", "--output-dir", "here")
+    told = run(tmp_path, "train_emotion_classifier.py", "--dataset", "drawn", "--epochs", "10", "--batch-size", "64",
+               "--output-dir", "here")  # fmt: skip
     checkpoint = re.search(r"real_time_emotion_recognition.py --model (\S+)$", told, re.MULTILINE)[1]
 
     run(tmp_path, "real_time_emotion_recognition.py", "--model", checkpoint, "--source", "drawn", "--headless",
@@ -47,7 +60,7 @@ def test_train_on_drawn_faces_then_name_them_live_and_measure_them(tmp_path):
     assert f"{figures['accuracy']:.4f}" in Path(checkpoint).name
 
 
-def test_own_faces_with_emotions_of_their_own(tmp_path):
+def test_own_faces_with_emotions_of_their_own(tmp_path, monkeypatch):
     """Folders of any names are the classes, from training to the labels and columns of the live script."""
     names = {"neutral": "Calm", "happy": "joy", "surprise": "startled"}
     faces, emotions = draw_dataset((48, 48), 5, {"Training": 20, "PublicTest": 6})["Training"]
@@ -57,22 +70,23 @@ def test_own_faces_with_emotions_of_their_own(tmp_path):
             folder = tmp_path / "mine" / split / names[EMOTIONS[emotion]]
             folder.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / f"{number}.png"), face)
-    told = run(tmp_path, "train_emotion_classifier.py", "--dataset", "mine", "--epochs", "15", "--batch-size", "8",
-               "--output-dir", "here")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    told = run_here(train_emotion_classifier, "--dataset", "mine", "--epochs", "15", "--batch-size", "8",
+                    "--network", "tiny_XCEPTION", "--output-dir", "here")  # fmt: skip
     assert "3 emotions: happy, Calm, startled" in told  # FER2013's first, in its order
     checkpoint = re.search(r"real_time_emotion_recognition.py --model (\S+)$", told, re.MULTILINE)[1]
     with h5py.File(tmp_path / checkpoint) as file:
         assert json.loads(file.attrs["emotions"]) == ["happy", "Calm", "startled"]
 
-    run(tmp_path, "real_time_emotion_recognition.py", "--model", checkpoint, "--source", "drawn", "--headless",
-        "--csv", "live.csv")  # fmt: skip
+    run_here(real_time_emotion_recognition, "--model", checkpoint, "--source", "drawn", "--headless",
+             "--csv", "live.csv")  # fmt: skip
     with open(tmp_path / "live.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[-3:] == ["happy", "Calm", "startled"]
     assert {row["emotion"] for row in rows} <= {"happy", "Calm", "startled"}
 
-    run(tmp_path, "evaluate_emotion_classifier.py", checkpoint, "--dataset", "mine", "--split", "test",
-        "--output-dir", "pictures", "--json", "figures.json")  # fmt: skip
+    run_here(evaluate_emotion_classifier, checkpoint, "--dataset", "mine", "--split", "test",
+             "--output-dir", "pictures", "--json", "figures.json")  # fmt: skip
     (figures,) = json.loads((tmp_path / "figures.json").read_text())["models"]
     assert list(figures["per_emotion"]) == ["happy", "Calm", "startled"] and figures["images"] == 12
     assert figures["accuracy"] > 0.6
