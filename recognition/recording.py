@@ -585,7 +585,8 @@ class Summary:
         all_faces = sum(self.seen.values(), Counter())
         looked_at = counted(self.count, "image" if self.still else "frame")
         faces = counted(all_faces.total() if self.still else len(self.seen), "face")
-        of = "shares of " if self.still and self.seen else ""  # an image's own line has the confidence
+        of = "shares of " if self.still else "shares of the time of "  # a label in a picture has the confidence
+        of = of if self.seen else ""
         line = f"{looked_at} in {seconds:.1f} s ({self.count / seconds:.0f} per second), {of}{faces}"
         lines = [f"{line}: {_shares(all_faces)}" if self.seen else line]
         if len(self.seen) > 1:

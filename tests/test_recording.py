@@ -168,7 +168,8 @@ def test_summary_weighs_faces_by_time():
     summary.add([], 0.9)
     summary.add([face("sad", 0)], 60.0)  # after a long silence: one second
     first, *others = str(summary).splitlines()
-    assert first.startswith("5 frames in ") and first.endswith(" 2 faces: sad 70%, happy 30%")
+    assert first.startswith("5 frames in ")
+    assert first.endswith("), shares of the time of 2 faces: sad 70%, happy 30%")
     assert others == ["  face 0, 1.9 s: sad 68%, happy 32%", "  face 1, 0.1 s: sad 100%"]
 
 
@@ -192,7 +193,7 @@ def test_summary_of_images_counts_them():
     summary = Summary(EMOTIONS, Clock(), still=True)
     for number in range(3):
         summary.add([face("happy")] if number else [], float(number))
-    assert str(summary).endswith(" 2 faces: happy 100%") and "\n" not in str(summary)
+    assert str(summary).endswith("), shares of 2 faces: happy 100%") and "\n" not in str(summary)
     assert str(Summary(EMOTIONS, Clock())) == "no frames"
 
 
