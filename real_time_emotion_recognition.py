@@ -21,6 +21,7 @@ from command_line import (  # first: it makes Ctrl-C quiet, and names a missing 
     Parser,
     UserError,
     exit_status,
+    is_device,
     number_in_range,
     printable,
     quiet_libraries,
@@ -243,7 +244,10 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
             tell_of_drawings(recognizer.classify.headers, recognizer.classify.headers.values())
         files = name_files(frames, session)
         session.reserved.reserve(files)
+        earlier = {path: state_of(path) for path in filter(None, files)}
         records = stack.enter_context(Records(open_recorders(files, frames, recognizer.classify, annotate.labels)))
+        if window:
+            stack.callback(window.stop_recording)  # times begin anew with the next source
         recognize = recognizer.follow(frames.still, session.args.cropped)
         annotate.forget()
         summary = Summary(recognizer.emotions, frames.clock, frames.fps, frames.still)
@@ -257,12 +261,18 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
         if not summary.count:
             records.discard()  # no empty files
     print(f"{printable(frames.name)}: {summary}" if session.several else summary)
-    for path in filter(None, files):
-        if path.exists():
+    for path, state in earlier.items():
+        if path.exists() and (is_device(path) or state_of(path) != state):
             print(f"written: {printable(str(path))}")
     if ended_by:
         raise ended_by
     return frames.broken + records.faults
+
+
+def state_of(path: Path) -> tuple[int, int] | None:
+    """Return what changes where a file or a folder is written; None where there is none."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns, path.stat().st_ino
 
 
 def name_files(frames: Source, session: Session) -> OutputFiles:

@@ -65,6 +65,7 @@ from models.safety import (
     check_hdf5,
     check_nesting,
     check_network,
+    check_weight_names,
     copy_description,
     limited_weights,
 )
@@ -333,22 +334,25 @@ def load_checkpoint(path: str | Path, header: Header | None = None) -> tuple["ke
         if layer["class_name"] == "BatchNormalization" and isinstance(axis, list) and len(axis) == 1:
             layer["config"]["axis"] = axis[0]  # Keras 2 wrote a list
         shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
-        if shape:
+        if isinstance(shape, list) and shape:
             shape[0] = None  # any number of faces
     model_class = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
     try:
         with limited_weights(numbers, path), warnings.catch_warnings():
             warnings.filterwarnings("error", "Skipping")  # a layer whose weights are not in the file
             model = model_class.from_config(config["config"])
+            if path.suffix != ".keras":
+                with h5py.File(path, "r") as file:
+                    check_weight_names(file, path)
             model.load_weights(path)
+        if len(model.outputs) != 1 or len(model.output_shape) != 2:
+            raise UserError(f"a face network gives one row of probabilities a face; {path} gives {model.output_shape}")
+        check_network(model, path)
+        return _adapt(model, header), emotions_of(header, model.output_shape[-1], path)
     except UserError:
         raise
     except Exception as error:  # with a foreign file any call inside Keras can fail
         raise UserError(f"{path} can't be loaded by Keras {keras.__version__}: {_first_line(error)}") from error
-    if len(model.outputs) != 1 or len(model.output_shape) != 2:
-        raise UserError(f"a face network gives one row of probabilities per face; {path} gives {model.output_shape}")
-    check_network(model, path)
-    return _adapt(model, header), emotions_of(header, model.output_shape[-1], path)
 
 
 def _adapt(model, header):

@@ -29,6 +29,8 @@ LARGEST_MAP = 2**26  # values that one layer gives for one face
 LARGEST_WEIGHT = 1e18  # squares of larger ones have no room in float32
 LARGEST_INTEGER, LARGEST_SEED = 2**16, 2**63  # among a layer's arguments
 DEEPEST = 64  # nesting of a description
+MOST_CALLS = 10_000  # of layers, in one call of the network
+MOST_COMPRESSED = 100  # times that numbers may be smaller in the file
 NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM, h5py.h5t.BITFIELD)  # HDF5 keeps bool as ENUM
 
 # ----------------------------------------------------------------------------------------------------------
@@ -149,7 +151,17 @@ def copy_description(description: Any, path: Path) -> dict:
     """
     if _class_name(description) not in MODELS:
         raise _refusal(path, f"the class {_shown(_part(description, 'class_name'))}")
-    return _copy_layer(description, path)
+    copy = _copy_layer(description, path)
+    if (calls := _count_calls(copy)) > MOST_CALLS:
+        raise _refusal(path, f"{calls:,} calls of layers, more than {MOST_CALLS:,},")
+    return copy
+
+
+def _count_calls(description):
+    """Return how many layers are called where a layer or a model is called as often as its description says."""
+    inside = sum(map(_count_calls, description["config"].get("layers", ())))
+    nodes = description.get("inbound_nodes")
+    return max(1, inside) * max(1, len(nodes) if isinstance(nodes, list) else 1)
 
 
 def check_nesting(value: Any, path: Path) -> None:
@@ -327,18 +339,47 @@ def check_hdf5(file: h5py.File, path: Path) -> int:
     links, count = [], 0
     file.id.links.visit(lambda name, info: links.append((name, info.type)), info=True)
     for name, kind in links:
+        place = _shown(name.decode("utf-8", "replace"))
         if kind != h5py.h5l.TYPE_HARD:
-            raise _refusal(path, f"a link to another place, {_shown(name.decode('utf-8', 'replace'))},")
+            raise _refusal(path, f"a link to another place, {place},")
         item = h5py.h5o.open(file.id, name)  # and not file[name], which takes three times as long
         if isinstance(item, h5py.h5d.DatasetID):
-            stored = item.get_create_plist()
+            stored, held, number = (
+                item.get_create_plist(),
+                item.get_space().get_simple_extent_npoints(),
+                item.get_type(),
+            )
             if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
-                raise _refusal(path, f"weights that lie in another file, {_shown(name.decode('utf-8', 'replace'))},")
-            numbers = item.get_type().get_class() in NUMBERS
-            count += item.get_space().get_simple_extent_npoints() if numbers else 0
+                raise _refusal(path, f"weights that lie in another file, {place},")
+            if number.get_class() not in NUMBERS:
+                raise _refusal(path, f"what is no number, in {place},")
+            if held * number.get_size() > MOST_COMPRESSED * item.get_storage_size():  # a fill value takes no room
+                raise _refusal(path, f"{held:,} numbers that it does not hold, in {place},")
+            count += held
     if count > 4 * MOST_NUMBERS:  # optimizers keep up to three numbers for each weight
         raise _refusal(path, f"{count:,} numbers, more than {4 * MOST_NUMBERS:,},")
     return count
+
+
+def check_weight_names(file: h5py.File, path: Path) -> None:
+    """Refuse weights that are named twice, and that Keras would read again and again.
+
+    Args:
+        file: Open for reading.
+        path: The file, for the message.
+
+    Raises:
+        UserError: A name comes twice.
+    """
+
+    def check(place, group):
+        for kind in ("layer_names", "weight_names"):
+            attributes = [group.attrs[name] for name in group.attrs if name.startswith(kind)]  # or in numbered parts
+            names = [name for attribute in attributes for name in np.atleast_1d(attribute).tolist()]
+            if len(set(names)) < len(names):
+                raise _refusal(path, f"a name that comes twice among the {kind} of {_shown(place)}")
+
+    file.visititems(lambda place, item: check(place, item) if isinstance(item, h5py.Group) else None)
 
 
 @contextlib.contextmanager

@@ -185,7 +185,7 @@ class Window:
         return self
 
     def __exit__(self, *error):
-        self._stop_recording()
+        self.stop_recording()
         with uninterrupted():
             for thread in self._saving:
                 thread.join()
@@ -288,7 +288,7 @@ class Window:
             if self._try(lambda: write_image(path, view.picture)):
                 self._tell(f"saved {path.name}")
         elif key == "r" and self.recording:
-            self._stop_recording()
+            self.stop_recording()
         elif key == "r":
             self._try(lambda: self._start_recording(self._new_file("recording", ".mp4"), view.frames))
 
@@ -305,7 +305,7 @@ class Window:
         self._records(*self._newest)
         self._tell(f"recording {path.name}")
 
-    def _stop_recording(self):
+    def stop_recording(self):
         """End a recording in the background: while the video gets its name, the window stays alive."""
         records, self._records = self._records, None
         if records:

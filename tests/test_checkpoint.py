@@ -407,12 +407,12 @@ def test_ranges_that_are_none_are_one_line(text):
 def test_labels_and_range_are_written_into_the_file(tmp_path, monkeypatch, capsys, suffix):
     path = tmp_path / f"net{suffix}"
     model = foreign(path, outputs=3)
-    monkeypatch.setattr(checkpoint, "_compile", lambda *_: None)
+    monkeypatch.setattr(checkpoint, "_compile", lambda path, made, header: made.touch())
     assert checkpoint.main([str(path), "--emotions", " sad,happy,  neutral", "--input-range", "-1,3"]) == 0
     assert f"written into {path}: emotions and input range" in capsys.readouterr().out
     header = read_header(path)
     assert (header.emotions, header.input_range) == (("sad", "happy", "neutral"), (-1.0, 3.0))
-    assert os.listdir(tmp_path) == [path.name]
+    assert {*os.listdir(tmp_path)} == {path.name, checkpoint._compiled_beside(path, header).name}
     again = keras.models.load_model(path)  # plain Keras still reads it
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
     before = path.read_bytes()

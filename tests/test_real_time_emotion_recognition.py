@@ -199,6 +199,9 @@ def test_nothing_to_explain_is_told(tmp_path, capfd):
     assert run("--source", tmp_path / "nobody.png", "--headless", "--explain", tmp_path / "a.png") == 0
     assert capfd.readouterr().err == "notice: no face in nobody.png, so nothing to explain\n"
     assert not (tmp_path / "a.png").exists()
+    (tmp_path / "a.png").write_text("of an earlier run")
+    assert run("--source", tmp_path / "nobody.png", "--headless", "--explain", tmp_path / "a.png") == 0
+    assert "written" not in capfd.readouterr().out and (tmp_path / "a.png").read_text() == "of an earlier run"
 
 
 def test_explanation_of_a_photograph(photograph, tmp_path):

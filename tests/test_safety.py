@@ -114,6 +114,14 @@ def test_other_plain_files_are_allowed(case):
     assert copy_description(given, FILE)["config"]["layers"][1]["config"] == PLAIN[case][1]
 
 
+def within_models(depth, calls):
+    """A layer in models that are each called some times by the model around them."""
+    described = {"class_name": "ReLU", "config": {}}
+    for _ in range(depth):
+        described = {"class_name": "Sequential", "config": {"layers": [described]}, "inbound_nodes": [[]] * calls}
+    return {"class_name": "Sequential", "config": {"layers": [described]}}
+
+
 HOSTILE = {
     "a SavedModel": (sequential(("TFSMLayer", {"filepath": "/tmp/x"})), "layer TFSMLayer"),
     "a vocabulary of any file": (sequential(("StringLookup", {"vocabulary": "/dev/zero"})), "layer StringLookup"),
@@ -144,6 +152,7 @@ HOSTILE = {
     "an escape sequence in a name": (sequential(("Dense", {"name": "\x1b[31m"})), r"name '\\x1b\[31m'"),
     "a path in a name": (sequential(("Dense", {"name": "../x"})), "name ../x"),
     "a huge number": (sequential(("Dense", {"units": 10**12})), "value 1000000000000"),
+    "models in models": (within_models(6, calls=10), "1,000,000 calls of layers"),
     "infinity": (sequential(("ReLU", {"max_value": float("inf")})), "value inf"),
 }
 
@@ -234,12 +243,22 @@ def describe(change):
     return spoil
 
 
+def name_twice(file):
+    group = file["model_weights/conv2d"]
+    group.attrs["weight_names"] = [*group.attrs["weight_names"]] * 2
+
+
 SPOILT = {
     "external link": (lambda file: file.__setitem__("x", h5py.ExternalLink("/etc/passwd", "/")), "link to another"),
     "soft link": (lambda file: file.__setitem__("x", h5py.SoftLink("/model_weights")), "link to another place, x"),
     "external data": (lambda file: file.create_dataset("x", (9,), "u1", external="/etc/passwd"), "lie in another file"),
     "virtual data": (add_virtual, "lie in another file"),
     "a terabyte": (lambda file: file.create_dataset("x", (2**40,), "f4", chunks=(1024,)), "1,099,511,"),
+    "a gigabyte that is not there": (lambda file: file.create_dataset("x", (2**28,), "f4"), "268,435,456 numbers that"),
+    "a text": (lambda file: file.create_dataset("x", data="text"), "what is no number, in x"),
+    "a compound": (lambda file: file.create_dataset("x", (2,), [("a", "f4"), ("b", "f4")]), "what is no number, in x"),
+    "a name that comes twice": (name_twice, "a name that comes twice among the weight_names of model_weights/conv2d"),
+    "a shape that is a number": (describe({"batch_shape": 5}), "can't be loaded by Keras"),
     "more than it holds": (describe({"filters": 60_000}), "layer conv2d.* of more weights than the file has numbers"),
     "NaN": (change_first_weight(np.nan), "found nan among the weights of its layer batch_normalization"),
     "infinite": (change_first_weight(-np.inf), "found -inf among the weights"),

@@ -197,6 +197,20 @@ def test_nobody_waits_for_the_heat_maps_of_a_video(drawn_frame):
     assert [heat.max() for heat in hot] in ([1, 1, 0], [1, 0, 0])
 
 
+def test_a_recording_ends_with_its_source(monkeypatch, clip, tmp_path, screen):
+    monkeypatch.setattr(live, "ROOT", tmp_path)
+    screen.keys[:] = ["\xff", "\xff", "r"]
+    stop, ended = window.Window.stop_recording, []
+    monkeypatch.setattr(window.Window, "stop_recording", lambda self: ended.append(self.recording) or stop(self))
+    assert run("--source", clip, clip) == 0
+    assert ended == [True, False, False]  # the first source, the second, the window
+    (path,) = (tmp_path / "output").glob("recording-*.mp4")
+    video, count = cv2.VideoCapture(str(path)), 0
+    while video.read()[0]:
+        count += 1
+    assert 20 < count <= 30  # of the first clip's 30
+
+
 def test_a_pause_counts_nowhere(monkeypatch, clip, capfd, screen):
     """The rest of a paused video keeps its pace, and the rate leaves the pause out."""
     now, shown_at = [0.0], []
