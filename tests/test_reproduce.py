@@ -70,6 +70,9 @@ simpler_CNN.020 --network simpler_CNN --epochs 20 --learning-rate 0.003 --augmen
 mini_XCEPTION.008-0.7798 --network mini_XCEPTION --epochs 8 --votes fer2013new.csv --votes-as people \
 --votes-share 0.6 --logit-adjustment 0.5 --disturbances 0.3 --start-from mini_XCEPTION.039 --learning-rate 0.002 \
 --warmup-epochs 0.5 --ema-epochs 1 --monitor epoch
+big_XCEPTION.006-0.7624 --network big_XCEPTION --epochs 6 --votes fer2013new.csv --votes-as people \
+--votes-share 0.5 --logit-adjustment 0.5 --disturbances 0.3 --start-from big_XCEPTION.004-0.7002 \
+--learning-rate 0.002 --warmup-epochs 0.5 --ema-epochs 1 --monitor epoch
 simple_CNN.005-0.7453 --network simple_CNN --epochs 5 --votes fer2013new.csv --votes-as people --votes-share 0.5 \
 --logit-adjustment 0.6 --disturbances 0.5 --start-from simple_CNN.012 --learning-rate 0.002 --warmup-epochs 0.5 \
 --ema-epochs 1 --monitor epoch
