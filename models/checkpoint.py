@@ -337,22 +337,32 @@ def load_checkpoint(path: str | Path, header: Header | None = None) -> tuple["ke
         if isinstance(shape, list) and shape:
             shape[0] = None  # any number of faces
     model_class = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
+    with _calling_keras(path), limited_weights(numbers, path), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Skipping")  # a layer whose weights are not in the file
+        model = model_class.from_config(config["config"])
+        if path.suffix != ".keras":
+            with h5py.File(path, "r") as file:
+                check_weight_names(file, path)
+        model.load_weights(path)
+    if len(model.outputs) != 1 or len(model.output_shape) != 2:
+        raise UserError(f"a face network gives one row of probabilities per face; {path} gives {model.output_shape}")
+    check_network(model, path)
+    emotions = emotions_of(header, model.output_shape[-1], path)
+    with _calling_keras(path):
+        return _adapt(model, header), emotions
+
+
+@contextlib.contextmanager
+def _calling_keras(path):
+    """Translate what Keras raises: with a foreign file any call inside Keras can fail."""
     try:
-        with limited_weights(numbers, path), warnings.catch_warnings():
-            warnings.filterwarnings("error", "Skipping")  # a layer whose weights are not in the file
-            model = model_class.from_config(config["config"])
-            if path.suffix != ".keras":
-                with h5py.File(path, "r") as file:
-                    check_weight_names(file, path)
-            model.load_weights(path)
-        if len(model.outputs) != 1 or len(model.output_shape) != 2:
-            raise UserError(f"a face network gives one row of probabilities a face; {path} gives {model.output_shape}")
-        check_network(model, path)
-        return _adapt(model, header), emotions_of(header, model.output_shape[-1], path)
+        yield
     except UserError:
         raise
-    except Exception as error:  # with a foreign file any call inside Keras can fail
-        raise UserError(f"{path} can't be loaded by Keras {keras.__version__}: {_first_line(error)}") from error
+    except Exception as error:
+        from keras import __version__
+
+        raise UserError(f"{path} can't be loaded by Keras {__version__}: {_first_line(error)}") from error
 
 
 def _adapt(model, header):
