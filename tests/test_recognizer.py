@@ -369,7 +369,7 @@ def test_the_notebook_runs_and_its_outputs_are_kept(project, monkeypatch):
     assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
     kept = json.dumps([cell.outputs for cell in cells])
     assert kept.count("image/jpeg") > 3 and path.stat().st_size < 1_000_000
-    assert not re.search(r"/home/|/tmp/|/root/|Traceback|stderr", kept) and str(ROOT) not in kept
+    assert not re.search(r"/(home|tmp|root)/|Traceback|stderr", kept) and str(ROOT) not in kept
 
     # Most of the time would go into making the few training steps fast.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
