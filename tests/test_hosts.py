@@ -1,6 +1,7 @@
 """Tests of hosts: what the environment says, processes that compare, fail and end together, and training on two."""
 
 import csv
+import functools
 import importlib.util
 import os
 import random
@@ -18,6 +19,7 @@ import pytest
 
 import drawn_faces
 from command_line import UserError
+from fork_server import ForkServer
 from load_and_process import EMOTIONS
 from training import hosts
 
@@ -123,7 +125,8 @@ with hosts.joined(), hosts.data_parallel(), hosts.single_host():
 
 
 def test_one_host_does_nothing_and_needs_no_jax():
-    assert ended(start(["-c", ALONE])) == [(0, [], [])]
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("case", [("--hosts", "a:1,b", {}), ("", "", {"SLURM_STEP_NUM_TASKS": "2"})])
@@ -151,12 +154,8 @@ def test_hash_and_code_and_versions():
 # ----------------------------------------------------------------------------------------------------------
 # Processes that do nothing but talk
 
-# Without Keras, whose import takes seconds; it says only that its backend is JAX.
 TALK = """
-import os, sys, time, types
-sys.modules["training"] = types.ModuleType("training")
-sys.modules["training"].__path__ = ["training"]
-sys.modules["keras"] = types.SimpleNamespace(backend=types.SimpleNamespace(backend=lambda: "jax"))
+import os, sys, time
 from training import hosts
 from command_line import UserError, exit_status
 hosts.SILENCE_TIMEOUT, hosts.START_TIMEOUT = 10, 30
@@ -169,7 +168,29 @@ def main(argv):
 
 sys.exit(exit_status(main))
 """
-JAX = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+# What all hosts import beside the project's own modules.
+IMPORTS = """
+import sys
+sys.modules["tensorflow"] = sys.modules["sklearn"] = None  # Keras on JAX works without; their import takes seconds
+import cv2, h5py, keras, pandas
+from jax.experimental import multihost_utils
+del sys.modules["sklearn"]  # the best checkpoint is measured with it
+import sklearn.metrics
+"""
+
+
+@functools.cache
+def server():
+    """The server that starts all hosts: with JAX on the processor, which compiles the same step once, and quickly."""
+    environment = {
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": f"{os.environ['EMOTION_CACHE']}/jax",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    return ForkServer(IMPORTS, environment)
 
 
 def free_port():
@@ -179,11 +200,7 @@ def free_port():
 
 
 def start(command, environment=None, folder=ROOT):
-    command = [sys.executable, *map(str, command)]
-    environment = os.environ | (environment or {})
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return server().start([*map(str, command)], os.environ | (environment or {}), str(folder))
 
 
 def talk(what, index, port, count=2, given=30, first="127.0.0.1", before="", environment=None):
@@ -191,7 +208,7 @@ def talk(what, index, port, count=2, given=30, first="127.0.0.1", before="", env
     names[0] += f":{port}"
     before = f"hosts.START_TIMEOUT = {given}\n{before}"
     command = ["-c", TALK.format(before, what), repr((",".join(names), index))]
-    return start(command, JAX | (environment or {}))
+    return start(command, environment)
 
 
 def ended(*processes, within=120):
@@ -246,7 +263,7 @@ def test_jax_finds_a_cluster(cluster):
             "Slurm": {"SLURM_PROCID": index, "SLURM_LOCALID": index},
             "Open MPI": {"OMPI_COMM_WORLD_RANK": index, "OMPI_COMM_WORLD_LOCAL_RANK": index},
         }
-        environment = JAX | CLUSTERS[cluster] | mine | each[cluster]
+        environment = CLUSTERS[cluster] | mine | each[cluster]
         processes.append(start(["-c", TALK.format("", what), "()"], environment))
     assert ended(*processes) == [(0, [f"2 {index} 0", "done"], []) for index in range(2)]
 
@@ -301,10 +318,10 @@ def test_a_host_that_ends_ends_all(victim, how):
     ((status, _, lines),) = ended(processes[1 - victim])
     assert time.monotonic() - began < 60
     assert status not in (0, 2) and lines[-1].startswith(GONE) and "--resume" in lines[-1]
-    if how in ("SIGINT", "SIGTERM"):
-        assert ended(processes[victim]) == [(130, [], [])]
-    processes[victim].kill()
-    ended(processes[victim])
+    if how != "SIGINT":
+        processes[victim].kill()
+    ((status, out, err),) = ended(processes[victim])
+    assert (status, out, err) == ((130, [], []) if how == "SIGINT" else (-signal.SIGKILL, [], err))
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -347,16 +364,16 @@ NOT_ALL_CAME = {
 @pytest.mark.parametrize("case", NOT_ALL_CAME)
 def test_not_all_hosts_come(case):
     port, began = free_port(), time.monotonic()
-    for status, _, err in ended(*[talk("", index, port, count, given=5) for index, count in NOT_ALL_CAME[case]]):
+    for status, _, err in ended(*[talk("", index, port, count, given=2) for index, count in NOT_ALL_CAME[case]]):
         assert status not in (0, 2)
-        assert "all hosts must start within 5 s of each other" in err[-1] and "--hosts" in err[-1]
+        assert "all hosts must start within 2 s of each other" in err[-1] and "--hosts" in err[-1]
     assert time.monotonic() - began < 60
 
 
 @with_jax
 def test_another_program_is_there():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        ((status, _, err),) = ended(talk("", 1, server.getsockname()[1], given=5))
+        ((status, _, err),) = ended(talk("", 1, server.getsockname()[1], given=2))
     assert status not in (0, 2) and "could not join them" in err[-1] and "--hosts" in err[-1]
 
 
@@ -402,10 +419,9 @@ def test_strangers_at_the_port_do_no_harm():
 # there is to go on with, and its losses; from epoch SLOW on, batches come slowly.
 TRAIN = """
 import os, sys, time
-sys.modules["tensorflow"] = sys.modules["sklearn"] = None  # Keras on JAX works without; their import takes seconds
+import jax, keras
 from training import hosts
-import keras
-del sys.modules["sklearn"]  # the best checkpoint is measured with it
+jax.config.update("jax_enable_x64", True)
 keras.config.set_floatx("float64")
 import train_emotion_classifier as train
 from command_line import exit_status
@@ -443,20 +459,6 @@ sys.exit(exit_status(train.main))
 """
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """The environment of all runs: JAX on the processor, which compiles the same step once, and quickly."""
-    return {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-
-
 def write_csv(path, without=()):
     with path.open("w") as file:
         file.write("emotion,pixels,Usage\n")
@@ -484,16 +486,16 @@ def faces_csv(tmp_path_factory):
     return write_csv(tmp_path_factory.mktemp("data") / "fer2013.csv")
 
 
-def training(folder, faces_csv, environment, *arguments, script=("-c", TRAIN), where=ROOT):
+def training(folder, faces_csv, *arguments, environment=None, script=("-c", TRAIN), where=ROOT):
     small = ["--network", NETWORK, "--image-size", 32, 32, "--batch-size", 14, "--epochs", 3]
     command = [*script, *small, "--dataset", faces_csv, "--output-dir", folder, *arguments]
     return start(command, environment, where)
 
 
-def on_two(folder, faces_csv, environment, *arguments):
+def on_two(folder, faces_csv, *arguments, environment=None):
     """Two processes; host 0 writes to the folder 0."""
     named = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
-    return [training(folder / str(i), faces_csv, environment, *arguments, *named, i) for i in range(2)]
+    return [training(folder / str(i), faces_csv, *arguments, *named, i, environment=environment) for i in range(2)]
 
 
 def log(folder):
@@ -514,10 +516,10 @@ def wait_for(process, word):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, faces_csv, compiled):
+def unbroken(tmp_path_factory, faces_csv):
     """A run of three epochs on two hosts: (folder, its results)."""
     folder = tmp_path_factory.mktemp("two")
-    results = ended(*on_two(folder, faces_csv, compiled))
+    results = ended(*on_two(folder, faces_csv))
     assert [status for status, _, _ in results] == [0, 0], results
     return folder, results
 
@@ -533,7 +535,7 @@ def same_run(folder, other, tolerance=1e-6):
 
 
 @with_jax
-def test_two_hosts_train_as_one(unbroken, tmp_path, faces_csv, compiled):
+def test_two_hosts_train_as_one(unbroken, tmp_path, faces_csv):
     folder, (first, second) = unbroken
     for word in ("weights", "losses"):
         assert said(word, first[1]) == said(word, second[1]) and len(said(word, first[1])) == 3
@@ -544,17 +546,17 @@ def test_two_hosts_train_as_one(unbroken, tmp_path, faces_csv, compiled):
     assert others == [] and "PrivateTest" in " ".join(first[1])
     assert os.listdir(folder) == ["0"] and len(os.listdir(folder / "0")) == 5
 
-    ((status, _, err),) = ended(training(tmp_path / "one", faces_csv, compiled))
+    ((status, _, err),) = ended(training(tmp_path / "one", faces_csv))
     assert (status, err) == (0, [])
     same_run(folder / "0", tmp_path / "one")
     assert sorted(os.listdir(tmp_path / "one")) == sorted(os.listdir(folder / "0"))
 
 
 @with_jax
-def test_devices_of_one_host_share_a_batch(unbroken, tmp_path, faces_csv, compiled):
+def test_devices_of_one_host_share_a_batch(unbroken, tmp_path, faces_csv):
     """Two devices in one process compute what two processes do."""
-    environment = compiled | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    ((status, out, err),) = ended(training(tmp_path, faces_csv, environment))
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    ((status, out, err),) = ended(training(tmp_path, faces_csv, environment=environment))
     assert (status, err) == (0, []), err
     same_run(tmp_path, unbroken[0] / "0")
 
@@ -562,9 +564,9 @@ def test_devices_of_one_host_share_a_batch(unbroken, tmp_path, faces_csv, compil
 @with_jax
 @with_signals
 @pytest.mark.parametrize(("victim", "how"), [(1, "SIGINT"), (1, "SIGTERM"), (1, "SIGKILL"), (0, "SIGKILL")])
-def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, compiled, unbroken, victim, how):
+def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, unbroken, victim, how):
     """The other ends with a line; both go on as if nothing had been, though one of them has none of the files."""
-    processes = on_two(tmp_path, faces_csv, compiled | {"SLOW": "2"})
+    processes = on_two(tmp_path, faces_csv, environment={"SLOW": "2"})
     for process in processes:
         wait_for(process, "slow")
     processes[victim].send_signal(getattr(signal, how))
@@ -577,7 +579,7 @@ def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, compiled, unbroken, 
     assert len(log(tmp_path / "0")) == 2 and not list((tmp_path / "0").glob(".*"))
 
     if how != "SIGTERM":
-        results = ended(*on_two(tmp_path, faces_csv, compiled, "--resume"))
+        results = ended(*on_two(tmp_path, faces_csv, "--resume"))
         assert [(status, err) for status, _, err in results] == [(0, [])] * 2
         for word in ("weights", "losses"):
             assert said(word, results[0][1]) == said(word, results[1][1]) != []
@@ -585,8 +587,8 @@ def test_a_host_that_ends_in_mid_epoch(tmp_path, faces_csv, compiled, unbroken, 
 
 
 @with_jax
-def test_batches_that_can_not_be_divided(tmp_path, faces_csv, compiled):
-    results = ended(*on_two(tmp_path, faces_csv, compiled, "--batch-size", 13))
+def test_batches_that_can_not_be_divided(tmp_path, faces_csv):
+    results = ended(*on_two(tmp_path, faces_csv, "--batch-size", 13))
     for status, _, (line,) in results:
         assert (
             status == 2
@@ -621,13 +623,13 @@ def no_data(tmp_path, faces_csv):
 
 @with_jax
 @pytest.mark.parametrize("case", [other_settings, other_code, other_data, no_data])
-def test_what_a_host_has_of_its_own(tmp_path, faces_csv, compiled, case):
+def test_what_a_host_has_of_its_own(tmp_path, faces_csv, case):
     flags, data, where, named = case(tmp_path, faces_csv)
     at = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
     script = ["train_emotion_classifier.py"] if case is other_code else ["-c", TRAIN]
     processes = [
-        training(tmp_path / "0", faces_csv, compiled, *at, 0, script=script),
-        training(tmp_path / "1", data, compiled, *at, 1, *flags, script=script, where=where),
+        training(tmp_path / "0", faces_csv, *at, 0, script=script),
+        training(tmp_path / "1", data, *at, 1, *flags, script=script, where=where),
     ]
     for index, (status, _, err) in enumerate(ended(*processes)):
         if case is no_data and index == 0:
@@ -650,11 +652,11 @@ def test_what_a_host_has_of_its_own(tmp_path, faces_csv, compiled, case):
         ),
     ],
 )
-def test_a_host_lacks_a_folder(tmp_path, compiled, splits, named):
+def test_a_host_lacks_a_folder(tmp_path, splits, named):
     whole, part = tmp_path / "whole", tmp_path / "part"
     write_folder(whole), write_folder(part, without=[(split, "happy") for split in splits])
     at = ["--hosts", f"127.0.0.1:{free_port()},localhost", "--host-index"]
-    processes = [training(tmp_path / str(i), data, compiled, *at, i) for i, data in enumerate((whole, part))]
+    processes = [training(tmp_path / str(i), data, *at, i) for i, data in enumerate((whole, part))]
     for index, (status, out, err) in enumerate(ended(*processes)):
         assert status != 0 and said("losses", out) == []
         assert named in err[-1] or (index == 0 and err[-1].startswith(GONE)), err
