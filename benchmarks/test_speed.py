@@ -5,14 +5,19 @@ import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
+import load_and_process
+import train_emotion_classifier as trainer
 from benchmarks import speed
 from command_line import exit_status
 from load_and_process import load_fer2013_data
+from training.hosts import find_hosts
 
 
 @pytest.fixture
@@ -25,9 +30,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 def test_multiply_adds_of_a_small_network():
-    import keras
-    from keras import layers
-
+    layers = keras.layers
     image = keras.Input((8, 6, 1))
     x = layers.Conv2D(3, 3, padding="same")(image)  # 8 x 6 pixels, 3 x 3 x 1 -> 3
     x = layers.BatchNormalization()(x)  # folds into the convolution
@@ -160,22 +163,46 @@ def test_a_clip_without_a_face_is_refused(tmp_path, monkeypatch):
     assert speed.run_live("ours", tmp_path, 2).value == 1.5
 
 
-def test_training_from_memory_and_from_the_disk(tmp_path):
+def one_layer(input_shape, num_classes, l2_regularization=0.0):
+    """A network that trains in a second."""
+    inputs = keras.Input(input_shape)
+    outputs = keras.layers.Dense(num_classes, activation="softmax")(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, outputs, name="tiny_XCEPTION")
+
+
+def test_training_from_memory_and_from_the_disk(tmp_path, monkeypatch):
     images = speed.write_images(tmp_path / "images", 30)
     split = load_fer2013_data(images)["Training"]
     assert split.faces.shape == (30, 48, 48, 1) and len(np.unique(split.emotions)) == 3
-    for mapped in (False, True):  # what training was given, and not what it was meant to be given
-        run = speed.train_briefly(tmp_path, images, "tiny_XCEPTION", mapped=mapped)
-        rate, were_mapped = run.value
-        assert were_mapped is mapped and rate > 1 and run.peak_mb > 100
+    run = speed.train_briefly(tmp_path, images, "tiny_XCEPTION", mapped=True)  # in a process of its own
+    rate, were_mapped = run.value  # what training was given, and not what it was meant to be given
+    assert were_mapped is True and rate > 1 and run.peak_mb > 100
+
+    for module, name in ((load_and_process, "IN_MEMORY"), (trainer, "AugmentedFaces")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # which `train` replaces
+    monkeypatch.setitem(trainer.NETWORKS, "tiny_XCEPTION", one_layer)
+    monkeypatch.setattr(speed, "call", lambda folder, function, *arguments: speed.Run(1, 1, function(*arguments)))
+    assert speed.train_briefly(tmp_path, images, "tiny_XCEPTION").value[1] is False
 
 
-def test_training_on_two_hosts(tmp_path):
-    pytest.importorskip("jax", reason="several hosts train on JAX")
-    args = SimpleNamespace(training_images=1000)
-    _, [(what, unit, one, two, _)] = speed.measure_hosts(tmp_path, args, networks=["tiny_XCEPTION"])
-    assert (what, unit) == ("training tiny_XCEPTION", "faces/s") and one > 1 and 1 < two < 3 * one
-    assert (tmp_path / "trained" / "tiny_XCEPTION.log.csv").read_text().count("\n") == 3
+def test_training_on_two_hosts(tmp_path, monkeypatch):
+    """One process, then two that find each other.  That two train is tested in test_hosts.py."""
+    started = []
+
+    def call(folder, function, argv, mapped, **environment):
+        args = trainer.parse_args(argv)
+        started.append((find_hosts(args.hosts, args.host_index, {}), args.network, args.dataset, args.epochs))
+        assert environment == {"KERAS_BACKEND": "jax", "PJRT_NPROC": "1"} and Path(args.dataset).is_dir()
+        assert function is speed.train and not mapped
+        return speed.Run(1, 1, (100.0 if args.hosts is None else 150.0 + args.host_index, False))
+
+    monkeypatch.setattr(speed, "call", call)
+    _, figures = speed.measure_hosts(tmp_path, SimpleNamespace(training_images=100))
+    assert figures == [(f"training {network}", "faces/s", 100.0, 150.0, "") for network in speed.NETWORKS]
+    for one, *two in zip(started[::3], started[1::3], started[2::3], strict=True):
+        (names, first), (same_names, second) = (hosts for hosts, *_ in two)
+        assert one[0] == ((), None) and names == same_names and len(names) == 2 and {first, second} == {0, 1}
+        assert one[1:] == two[0][1:] == two[1][1:] and one[3] == 2
 
 
 def test_the_tables_of_scaling_md_follow_from_its_code():

@@ -1,6 +1,9 @@
 """What the tests share: faces to look at, cameras, and a cache folder, so that a run leaves the user's folder alone."""
 
+import contextlib
+import io
 import signal
+import subprocess
 import time
 from types import SimpleNamespace
 
@@ -8,6 +11,7 @@ import cv2
 import pytest
 
 from drawn_faces import DrawnFaceCapture, Identity
+from models import checkpoint
 from recognition import sources
 
 pytest.register_assert_rewrite("data_files")  # for failures that show their values, as in a test's own file
@@ -22,8 +26,8 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 
 # Files that take longest, in this order.  They start first, so that at the end no core waits for a long file.
 SLOWEST = (
-    *("hosts", "end_to_end", "train_emotion_classifier", "checkpoint", "cnn", "real_time_emotion_recognition"),
-    *("speed", "tracking", "recognizer", "evaluate_emotion_classifier", "run", "drawn_faces", "reproduce", "window"),
+    *("hosts", "end_to_end", "speed", "train_emotion_classifier", "cnn", "checkpoint", "recognizer", "tracking"),
+    *("real_time_emotion_recognition", "evaluate_emotion_classifier", "run", "drawn_faces", "reproduce", "window"),
 )
 
 
@@ -43,6 +47,16 @@ def emotion_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMOTION_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_jax(tmp_path_factory):
+    """JAX, where a test starts a process with it, compiles the same step once, and quickly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("jax")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +85,29 @@ def clip(tmp_path_factory):
         writer.write(capture.read()[1])
     writer.release()
     return path
+
+
+@pytest.fixture(scope="module")
+def compile_here():
+    """Compile checkpoints in this process, which has TensorFlow already: seconds less than in a process of its own."""
+
+    def compile_in_this_process(command, **_):
+        with contextlib.redirect_stdout(io.StringIO()):
+            checkpoint.main(command[3:])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "subprocess", SimpleNamespace(run=compile_in_this_process))
+        yield
+
+
+@pytest.fixture
+def limit_file_size():
+    """A function: from now on no file grows beyond so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit on the size of files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

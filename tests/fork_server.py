@@ -1,7 +1,7 @@
 """Python programs that start at once: each is forked from a server that has imported what takes seconds.
 
-A program sees arguments, a folder and an environment of its own, as if Python had been started for it.  Only what Python
-and the imported packages read when they start is the server's: its environment and its sys.path.
+A program sees arguments, a folder and an environment of its own, as if Python had been started for it.  Only what
+Python and the imported packages read when they start, such as PYTHONPATH, is of the server's environment.
 """
 
 import json
@@ -33,7 +33,7 @@ class ForkServer:
     def start(self, arguments: list[str], environment: dict[str, str], folder: str) -> "ForkedProcess":
         """Start a program: `arguments` are a script's path or "-c" and code, and then the program's own."""
         request = json.dumps({"arguments": arguments, "environment": environment, "folder": folder}).encode()
-        stderr = tempfile.TemporaryFile("w+")
+        stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process closes it
         (status, status_end), (stdout, stdout_end) = os.pipe(), os.pipe()
         socket.send_fds(self._requests, [request], [status_end, stdout_end, stderr.fileno()])
         os.close(status_end), os.close(stdout_end)
@@ -112,7 +112,8 @@ def _fork_program(status, stdout, stderr):
 if __name__ == "__main__":
     exec(sys.argv[1])
     program = _serve(socket.socket(fileno=int(sys.argv[2])))
-    sys.stdout, sys.stderr = open(1, "w"), open(2, "w", 1, errors="backslashreplace")  # as Python opens them
+    sys.stdout = open(1, "w")  # noqa: SIM115 - as Python opens them
+    sys.stderr = open(2, "w", 1, errors="backslashreplace")  # noqa: SIM115
     os.chdir(program["folder"])
     os.environ.clear()
     os.environ.update(program["environment"])

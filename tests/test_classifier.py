@@ -8,7 +8,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
-from test_checkpoint import compile_here, make_keras_2  # noqa: F401, a fixture
+from test_checkpoint import make_keras_2
 
 from command_line import UserError
 from drawn_faces import DrawnFaceCapture, Identity, draw_face, face_box

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import h5py
+import pytest
 
 import evaluate_emotion_classifier
 import real_time_emotion_recognition
@@ -19,6 +20,7 @@ from drawn_faces import DrawnFaceCapture, draw_dataset
 from load_and_process import EMOTIONS
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("compile_here")  # test_checkpoint.py compiles as users do
 
 
 def run(folder, script, *arguments):
@@ -36,13 +38,14 @@ def run_here(script, *arguments):
     return told.getvalue()
 
 
-def test_train_on_drawn_faces_then_name_them_live_and_measure_them(tmp_path):
+def test_train_on_drawn_faces_then_name_them_live_and_measure_them(tmp_path, monkeypatch):
     told = run(tmp_path, "train_emotion_classifier.py", "--dataset", "drawn", "--epochs", "10", "--batch-size", "64",
                "--output-dir", "here")  # fmt: skip
     checkpoint = re.search(r"real_time_emotion_recognition.py --model (\S+)$", told, re.MULTILINE)[1]
 
-    run(tmp_path, "real_time_emotion_recognition.py", "--model", checkpoint, "--source", "drawn", "--headless",
-        "--csv", "live.csv")  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    run_here(real_time_emotion_recognition, "--model", checkpoint, "--source", "drawn", "--headless",
+             "--csv", "live.csv")  # fmt: skip
     truth, named = DrawnFaceCapture(frames=455), {}
     with open(tmp_path / "live.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -53,8 +56,8 @@ def test_train_on_drawn_faces_then_name_them_live_and_measure_them(tmp_path):
     assert set(right) == set(EMOTIONS)
     assert sum(share > 0.9 for share in right.values()) >= 6, right
 
-    run(tmp_path, "evaluate_emotion_classifier.py", checkpoint, "--dataset", "drawn", "--output-dir", "pictures",
-        "--json", "figures.json")  # fmt: skip
+    run_here(evaluate_emotion_classifier, checkpoint, "--dataset", "drawn", "--output-dir", "pictures",
+             "--json", "figures.json")  # fmt: skip
     (figures,) = json.loads((tmp_path / "figures.json").read_text())["models"]
     assert figures["accuracy"] > 0.9 and figures["network"] == "mini_XCEPTION"
     assert f"{figures['accuracy']:.4f}" in Path(checkpoint).name

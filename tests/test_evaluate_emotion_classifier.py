@@ -12,7 +12,6 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from test_checkpoint import compile_here  # noqa: F401, a fixture
 from test_figures import BINS, KEYS_OF_FLIP, predictions_of
 
 import drawn_faces

@@ -16,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fork_server import ForkServer
 
 import drawn_faces
 from command_line import UserError
-from fork_server import ForkServer
 from load_and_process import EMOTIONS
 from training import hosts
 
@@ -181,16 +181,8 @@ import sklearn.metrics
 
 @functools.cache
 def server():
-    """The server that starts all hosts: with JAX on the processor, which compiles the same step once, and quickly."""
-    environment = {
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": f"{os.environ['EMOTION_CACHE']}/jax",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    return ForkServer(IMPORTS, environment)
+    """The server that starts all hosts."""
+    return ForkServer(IMPORTS, {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
 def free_port():

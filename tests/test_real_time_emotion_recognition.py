@@ -439,6 +439,7 @@ BAD_INPUT = {
 }
 
 
+@pytest.mark.usefixtures("compile_here")
 @pytest.mark.parametrize("arguments, message", BAD_INPUT.values(), ids=BAD_INPUT)
 def test_bad_input_gets_one_line_and_leaves_nothing_behind(arguments, message, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
@@ -489,7 +490,7 @@ def test_opencv_5_gets_one_line(monkeypatch, capfd):
 
 
 def test_what_is_read_is_never_overwritten(clip, photograph, tmp_path, capfd):
-    folder, model = photograph.parent, tmp_path / "mine.hdf5"
+    folder, model = photograph.parent, tmp_path / Path(MODEL).name  # which comes compiled
     shutil.copy(MODEL, model)
     before = {path: path.read_bytes() for path in (clip, photograph, model)}
     for flag in ("--output", "--csv"):
