@@ -111,6 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def has_grown(samples: Sequence[Sample]) -> bool:
     """Return, and print, whether more was held at the end than after the first fifth of the time."""
+    if not samples:
+        raise UserError(
+            f"the soak measures {SAMPLES} times; found that it was ended before the first: let it run on", exit_status=1
+        )
     first, last = samples[len(samples) // 5], samples[-1]
     growth = last.megabytes / first.megabytes - 1, last.files - first.files, last.threads - first.threads
     grew = any(by > most for by, most in zip(growth, ALLOWED, strict=True))

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import soak
 from benchmarks.soak import Sample
+from command_line import UserError
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the soak reads /proc")
@@ -21,4 +22,9 @@ def test_a_short_soak(monkeypatch, capsys):
 @pytest.mark.parametrize(("end", "grew"), [((109, 9, 5), False), ((111, 9, 5), True), ((100, 10, 5), True)])
 def test_what_grew(end, grew, capsys):
     samples = [Sample(0, 50, 5, 3), *[Sample(1, 100, 9, 5)] * 8, Sample(2, *end)]
-    assert soak.has_grown(samples) == grew and capsys.readouterr().out.startswith("grew" if grew else "flat")
+    assert soak.has_grown(samples) is grew and capsys.readouterr().out.startswith("grew" if grew else "flat")
+
+
+def test_a_soak_that_is_ended_at_once():
+    with pytest.raises(UserError, match="measures 20 times; found that it was ended before the first"):
+        soak.has_grown([])
