@@ -57,15 +57,16 @@ def crop_box(image: np.ndarray, box: np.ndarray, roll: float = 0.0) -> np.ndarra
 
     Args:
         image: (h, w, ...).
-        box: int (4,): x, y, width, height in pixels; what lies outside the image is left out.
+        box: int (4,): x, y, width, height in pixels; what lies outside the image is left out, and in a turned box it is
+            filled with the nearest pixels.
         roll: Radians, clockwise: how far the box is turned around its centre.
 
     Returns:
         (height, width, ...): a view of the image; of a turned box, a new image, in which the box is upright.
     """
-    x, y, w, h = np.maximum(box, 0)
+    x, y, w, h = box
     if not roll:
-        return image[y : y + h, x : x + w]
+        return image[max(0, y) : max(0, y + h), max(0, x) : max(0, x + w)]
     cos, sin = np.cos(roll), np.sin(roll)
     back = np.array([(cos, -sin, 0), (sin, cos, 0)])  # from the upright box to the image
     back[:, 2] = (x + (w - 1) / 2, y + (h - 1) / 2) - back[:, :2] @ ((w - 1) / 2, (h - 1) / 2)

@@ -1,9 +1,10 @@
 """Python programs that start at once: each is forked from a server that has imported what takes seconds.
 
-A program sees arguments, a folder and an environment of its own, as if Python had been started for it.  Only what
-Python and the imported packages read when they start, such as PYTHONPATH, is of the server's environment.
+A program sees arguments, a folder and an environment of its own, as if Python had been started for it.  But what Python
+and the imported packages do when they start is the server's: PYTHONPATH is read there, and strings have its hashes.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
+from collections.abc import Iterator
 
 
 class ForkServer:
@@ -32,10 +35,13 @@ class ForkServer:
 
     def start(self, arguments: list[str], environment: dict[str, str], folder: str) -> "ForkedProcess":
         """Start a program: `arguments` are a script's path or "-c" and code, and then the program's own."""
-        request = json.dumps({"arguments": arguments, "environment": environment, "folder": folder}).encode()
-        stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process closes it
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - the process closes it
         (status, status_end), (stdout, stdout_end) = os.pipe(), os.pipe()
-        socket.send_fds(self._requests, [request], [status_end, stdout_end, stderr.fileno()])
+        with tempfile.TemporaryFile("w+") as request:
+            json.dump({"arguments": arguments, "environment": environment, "folder": folder}, request)
+            request.flush()
+            files = [request.fileno(), status_end, stdout_end, stderr.fileno()]
+            socket.send_fds(self._requests, [b"."], files)
         os.close(status_end), os.close(stdout_end)
         return ForkedProcess(os.fdopen(status, buffering=1), os.fdopen(stdout), stderr)
 
@@ -44,7 +50,7 @@ class ForkedProcess:
     """A program that a server has started: what tests use of subprocess.Popen."""
 
     def __init__(self, status, stdout, stderr):
-        self.returncode, self.stdout, self.stderr, self._status = None, stdout, stderr, status
+        self.returncode, self.stdout, self._stderr, self._status = None, stdout, stderr, status
         self.pid = int(status.readline())
 
     def poll(self) -> int | None:
@@ -57,21 +63,42 @@ class ForkedProcess:
             self.returncode = int(self._status.readline())
         return self.returncode
 
+    def stderr_so_far(self) -> str:
+        """Return what the program has written to its standard error."""
+        return os.pread(self._stderr.fileno(), 1 << 20, 0).decode(errors="replace")
+
     def communicate(self, timeout: float) -> tuple[str, str]:
-        """Return what the program writes until it ends; it is killed after `timeout` seconds."""
-        timer = threading.Timer(timeout, self.kill)
-        timer.start()
-        with self._status, self.stdout, self.stderr:
+        """Return what the program writes until it ends; raise `TimeoutError` if that takes longer, and kill it."""
+        with self.limit(timeout):
             told = self.stdout.read()
             self.wait()
+        with self._status, self.stdout, self._stderr:
+            return told, self.stderr_so_far()
+
+    @contextlib.contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        """Kill the program, and raise `TimeoutError`, where a block takes longer."""
+        late = threading.Event()
+
+        def end():
+            late.set()
+            self.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
             timer.cancel()
-            self.stderr.seek(0)
-            return told, self.stderr.read()
+            if late.is_set():
+                raise TimeoutError(f"killed after {seconds} s; its standard error: {self.stderr_so_far()}")
 
     def send_signal(self, number: int) -> None:
         """Send a signal to a program that has not ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its status is on the way
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End the program at once."""
@@ -79,17 +106,21 @@ class ForkedProcess:
 
 
 def _serve(requests):
-    """Fork for each request; return, in the new process alone, the arguments of the program that it is to run."""
+    """Fork for each request; return, in the new process alone, the request for the program that it is to run."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the parents of the programs
     while True:
-        request, files, _, _ = socket.recv_fds(requests, 1 << 20, 3)
-        if not request:
+        sign, files, _, _ = socket.recv_fds(requests, 1, 4)
+        if not sign:
             os._exit(0)
         if not os.fork():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _fork_program(*files)
+            request, *others = files
+            with open(request) as file:
+                file.seek(0)
+                program = json.load(file)
+            _fork_program(*others)
             requests.close()
-            return json.loads(request)
+            return program
         for file in files:
             os.close(file)
 
@@ -117,10 +148,13 @@ if __name__ == "__main__":
     os.chdir(program["folder"])
     os.environ.clear()
     os.environ.update(program["environment"])
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # else all programs draw the same numbers
     name, *rest = program["arguments"]
     if name == "-c":
         sys.path[0], sys.argv = "", [name, *rest[1:]]
-        exec(rest[0])
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(rest[0], vars(sys.modules["__main__"]))
     else:
         sys.path[0], sys.argv = os.path.dirname(os.path.abspath(name)), [name, *rest]
         runpy.run_path(name, run_name="__main__")

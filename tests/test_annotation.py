@@ -1,5 +1,7 @@
 """Tests of annotation: what is drawn over a frame, where, and in which language."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -296,14 +298,14 @@ def test_panel_becomes_smaller_and_then_is_left_out_and_comes_back():
     assert back == sorted(back) and 3 <= len(set(units)) <= 6
     for limit in range(1, len(sides) // 2):  # to and fro by a step: at most one change
         if panels[limit] != panels[limit + 1]:
-            seen_panels = set()
+            shown = []
             for side in (sides[limit], sides[limit + 1]) * 4:
                 seen = face(0, (320 - side // 2, 240 - side // 2, side, side))
-                seen_panels.add(annotate.lay_out((640, 480), [seen], "30 fps").panel)
-            assert len(seen_panels) <= 2
+                shown.append(annotate.lay_out((640, 480), [seen], "30 fps").panel)
+            assert sum(a != b for a, b in pairwise(shown)) <= 1
 
 
-def test_panel_and_labels_stay_where_they_are_while_faces_tremble():
+def test_the_panel_stays_where_it_is_while_faces_tremble():
     for count in (1, 6, 12):
         annotate, faces, rng = Annotator(EMOTIONS), group(count, (640, 480), 0.6), np.random.default_rng(0)
         changes, last = 0, None

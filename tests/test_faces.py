@@ -64,7 +64,7 @@ def test_else_validates_on_a_stratified_tenth_of_training():
     assert np.bincount(data["Training"].emotions[train_indices]).tolist() == [90, 27]
     assert sorted([*train_indices, *validation.faces[:, 0, 0, 0]]) == list(range(130))
     assert len(calibration.faces) == 0  # 13 faces are too few to fit anything to
-    assert hold_out(data, **HOLD_OUT | {"smallest_calibration": 13})[3] is not None
+    assert len(hold_out(data, **HOLD_OUT | {"smallest_calibration": 13})[3].faces) == 13
     assert hold_out(data, **HOLD_OUT | {"validation_fraction": 0.025})[2] == "2.5% of Training"
 
 
@@ -111,7 +111,7 @@ def test_too_little_to_train_on(case):
 
 
 def some_votes(emotions):
-    """The votes of `votes_csv`, as they are loaded."""
+    """Six votes in ten for the emotion, four for the next one."""
     votes = np.zeros((len(emotions), len(VOTE_COLUMNS)), np.float32)
     for row, emotion in zip(votes, emotions, strict=True):
         row[VOTE_LABELS.index(EMOTIONS[emotion])], row[VOTE_LABELS.index(EMOTIONS[(emotion + 1) % 7])] = 0.6, 0.4
@@ -409,8 +409,10 @@ def test_mixup_blends_faces_and_labels_alike():
     assert 0.02 < shares[:, -2].mean() < 0.25 and shares[:, -2].max() > 0.1
 
 
-def test_batches_that_were_looked_at_come_again():
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_batches_that_were_looked_at_come_again(backend, monkeypatch):
     """What `fit` looks at before the first epoch of a resumed run is not learnt from in place of other batches."""
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     given = random_faces(30), np.eye(7)[[0] * 30], np.arange(30)
     sequence, fresh = AugmentedFaces(*given, **BATCHES), AugmentedFaces(*given, **BATCHES)
     assert len(sequence[0][0]) == 8

@@ -151,8 +151,9 @@ def test_the_faces_of_another_cache_are_noticed(tmp_path):
     assert_expected(load_fer2013_data(first, SIZE))
 
 
-def test_a_foreign_or_pickled_cache_is_rebuilt(source):
+def test_a_foreign_or_pickled_cache_is_rebuilt(source, monkeypatch):
     first = load_fer2013_data(source, SIZE)
+    reads = count_reads(monkeypatch)
     cache = cache_of(source)
     with np.load(cache) as arrays:
         kept = dict(arrays)
@@ -163,6 +164,7 @@ def test_a_foreign_or_pickled_cache_is_rebuilt(source):
     for faces in (np.array([{}], object), np.zeros(3), np.array(7, np.uint8)):
         np.save(cache.with_suffix(".npy"), faces, allow_pickle=True)
         assert_same(load_fer2013_data(source, SIZE), first)
+    assert len(reads) == 6
 
 
 def test_the_cache_of_an_older_version_is_replaced(tmp_path, monkeypatch):

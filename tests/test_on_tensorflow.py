@@ -1,4 +1,4 @@
-"""Tests of models/on_tensorflow.py: what is faster learns the same, from the same batches."""
+"""Tests of training/on_tensorflow.py: what is faster learns the same, from the same batches."""
 
 import keras
 import numpy as np

@@ -204,8 +204,9 @@ def test_nothing_to_explain_is_told(tmp_path, capfd):
     assert "written" not in capfd.readouterr().out and (tmp_path / "a.png").read_text() == "of an earlier run"
 
 
-def test_explanation_of_a_photograph(photograph, tmp_path):
+def test_explanation_of_a_photograph(photograph, tmp_path, capfd):
     assert run("--source", photograph, "--headless", "--explain", tmp_path / "a.png", "--language", "fr") == 0
+    assert "astronaut.png: joie" in capfd.readouterr().out
     picture = cv2.imread(str(tmp_path / "a.png"))
     face, hot = picture[:256, :256].astype(int), picture[:256, 256:512].astype(int)
     assert picture.shape[0] == 256 and np.abs(face - hot).mean() > 5 and picture.shape[1] > 700

@@ -308,8 +308,9 @@ def test_the_script_starts_anywhere_without_keras(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_training_too(number, tmp_path):
     program = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    program += "signal.signal(signal.SIGTERM, signal.default_int_handler); print('begun', flush=True)\n"
-    program += "try: time.sleep(300)\nexcept KeyboardInterrupt: print('ended', flush=True); sys.exit(130)"
+    program += "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+    program += "try: print('begun', flush=True); time.sleep(300)\n"
+    program += "except KeyboardInterrupt: print('ended', flush=True); sys.exit(130)"
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += f"sys.path.insert(0, {str(SCRIPT.parent)!r})\nfrom reproduce import run\n"
     code += f"sys.exit(run([sys.executable, '-c', {program!r}]))"

@@ -276,8 +276,8 @@ def test_a_face_not_found_is_shown_for_a_moment_and_known_again_for_a_second():
 def test_a_face_at_the_edge_is_gone_when_it_is_not_found():
     scene = Scene()
     for number in range(4 * FPS):
-        scene.show(number / FPS, (-5, 200, 100, 100))
-    assert scene.show(4) == {}
+        shown = scene.show(number / FPS, (-5, 200, 100, 100))
+    assert list(shown) == [0] and scene.show(4) == {}
 
 
 def test_what_the_whole_frame_search_seldom_finds_is_seldom_shown():
