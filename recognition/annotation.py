@@ -526,9 +526,14 @@ def blend_heat_map(image: np.ndarray, box: Box, heat: np.ndarray, roll: float = 
     Args:
         image: uint8 (h, w, 3), BGR.
         box: x, y, width, height in pixels; may lie partly outside.
-        heat: float (n, m) from 0 to 1.
+        heat: float (n, m) from 0 to 1, of what `crop_box` of models/classifier.py cuts out: of an upright box, the part
+            that lies inside the image.
         roll: Radians by which box and map are turned about the box's centre, clockwise.
     """
+    if not roll:
+        (x, y, w, h), (height, width) = box, image.shape[:2]
+        left, top = max(0, x), max(0, y)
+        box = left, top, min(x + w, width) - left, min(y + h, height) - top
     if min(box[2:]) < 1:
         return
     heat = cv2.resize(np.asarray(heat, np.float32), box[2:], interpolation=cv2.INTER_CUBIC)

@@ -453,6 +453,15 @@ def test_heat_of_a_face_that_leaves_the_frame(box):
     np.testing.assert_array_equal((image != 90).any(axis=2), inside)
 
 
+@pytest.mark.parametrize(("box", "hottest"), [((-50, -50, 100, 100), (12, 12)), ((150, 150, 100, 100), (162, 162))])
+def test_the_heat_of_a_face_that_leaves_the_frame_is_of_the_part_inside(box, hottest):
+    image, heat = np.full((200, 200, 3), 90, np.uint8), np.zeros((10, 10))
+    heat[2, 2] = 1  # of 50 pixels inside: 12.5
+    blend_heat_map(image, box, heat)
+    changed = np.abs(image.astype(int) - 90).sum(axis=2)
+    assert np.unravel_index(changed.argmax(), changed.shape) == pytest.approx(hottest, abs=2)
+
+
 def test_each_face_has_its_own_heat_map():
     faces = [face(0, (50, 250, 100, 100)), face(1, (400, 250, 100, 100))]
     maps = np.stack([np.zeros((4, 4)), np.ones((4, 4))])

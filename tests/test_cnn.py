@@ -132,9 +132,8 @@ def test_trains_on_either_backend(backend, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["-c", "8", "eager", *NETWORKS])
         exec(STEP, {})
         assert capsys.readouterr().out.split() == [backend, *NETWORKS]
-    # JAX is an option of the user's: the project asks for TensorFlow only.
     elif not importlib.util.find_spec(backend):
-        pytest.skip("JAX is not installed; it is an option of the user's, which .ci/run tests")
+        pytest.skip("JAX is not installed; it comes with requirements-dev.txt, which .ci/run installs")
     else:
         take_a_step(backend, 8, "compiled", NETWORKS)
 
