@@ -212,6 +212,7 @@ from training.run import (
     build_network,
     check_network,
     check_same_data,
+    create_variables,
     describe_accuracy,
     draw_learning_curve,
     limit_batch_norm_memory,
@@ -390,6 +391,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         loss=make_loss(args.label_smoothing, args.logit_adjustment, labels[data.train_indices]),
         metrics=["accuracy"],
     )
+    create_variables(model, labels[:1], train=True)
     recalibration = np.random.default_rng(args.seed).permutation(data.train_indices)[: args.recalibration_faces]
     with hosts.single_host():
         best = BestCheckpoint(

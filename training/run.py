@@ -136,6 +136,26 @@ def limit_batch_norm_memory(model: keras.Model, steps_per_epoch: int) -> None:
             layer.momentum = min(layer.momentum, math.exp(-1 / steps_per_epoch))
 
 
+def create_variables(model: keras.Model, labels: np.ndarray, train: bool) -> None:
+    """Create the variables of a compiled model's metrics and optimizer, which Keras would create in the first step.
+
+    A graph that creates variables runs only once.  So TensorFlow would make the graph of a step twice, which takes
+    seconds.
+
+    Args:
+        model: Changed in place.
+        labels: Of some faces, as the model gets labels.
+        train: Whether the model is to be trained, and so needs its optimizer's variables.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    if train:
+        model.optimizer.build(model.trainable_variables)
+    predicted = keras.ops.ones((len(labels), model.output_shape[-1]))
+    model.compute_metrics(None, keras.ops.convert_to_tensor(labels), predicted)
+    model.reset_metrics()
+
+
 def predict(model: keras.Model, split: Split) -> np.ndarray:
     """Return a network's probabilities for all faces of a `Split`, float32 (n, emotions)."""
     return model.predict(PlainFaces(split), verbose=0)
@@ -207,6 +227,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.earlier_files = sorted(path.name for path in others)
         kind = "categorical" if validation.emotions.ndim == 2 else "sparse_categorical"  # people's shares, or numbers
         eval_model.compile(loss=f"{kind}_crossentropy", metrics=["accuracy"])
+        create_variables(eval_model, validation.emotions[:1], train=False)
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
         averaged, result, temperature = averaged_weights(self.model), None, None
