@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import subprocess
 import time
@@ -31,8 +32,14 @@ SLOWEST = (
 )
 
 
+ONE_THREAD = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENCV_FOR_THREADS_NUM")  # for what tests start
+
+
 def pytest_configure(config):
     config.option.loadscopereorder = False  # else pytest-xdist starts the files that have most tests first
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker of its own: more threads would wait for each other
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        cv2.setNumThreads(1)
 
 
 def pytest_collection_modifyitems(items):

@@ -119,7 +119,7 @@ assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.module
 
 def take_a_step(backend, faces, mode, names):
     """In a new process."""
-    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": "0"}
     command = [sys.executable, "-c", STEP, str(faces), mode, *names]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, [backend, *names]), done.stderr
