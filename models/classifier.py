@@ -107,20 +107,20 @@ class EmotionClassifier:
         self._arguments = paths, flip, emotions, input_range
         self.networks, self.emotions, self.flip = [], None, flip
         different = list(dict.fromkeys(paths))  # one that is named twice runs once, and counts twice
-        self._order = [different.index(path) for path in paths]
+        self._network_index = [different.index(path) for path in paths]
         headers = complete_headers(different, [read_header(path) for path in different], emotions, input_range)
         self.headers = dict(zip(different, headers, strict=True))
         for path, header in self.headers.items():
             network = _load_compiled(path, header)
-            emotions = emotions_of(header, int(network.get_output_details()[0]["shape_signature"][-1]), path)
+            emotions = emotions_of(header, network.output_count, path)
             if self.emotions not in (None, emotions):
                 raise UserError(
                     f"models that are averaged name the same emotions in the same order; {paths[0]} names "
                     f"{', '.join(self.emotions)}; found {path} with {', '.join(emotions)}: use one of them"
                 )
             self.emotions = emotions
-            self.networks.append((header.input_shape[:2], network, path))
-        self.sizes = tuple(dict.fromkeys(size for size, *_ in self.networks))
+            self.networks.append((header.input_shape[:2], network))
+        self.sizes = tuple(dict.fromkeys(size for size, _ in self.networks))
 
     def __call__(self, image: np.ndarray, boxes: np.ndarray, rolls: Sequence[float] | None = None) -> np.ndarray:
         """Compute the probabilities of the faces in a frame.
@@ -135,7 +135,7 @@ class EmotionClassifier:
         """
         return self.classify_crops(self.crop(image, boxes, rolls))
 
-    def twin(self) -> "EmotionClassifier":
+    def clone(self) -> "EmotionClassifier":
         """Return the same classifier once more, for another thread: LiteRT runs a network in one thread at a time."""
         return EmotionClassifier(*self._arguments)
 
@@ -179,9 +179,9 @@ class EmotionClassifier:
     ) -> np.ndarray:
         """Show which parts of each face raise the probability of a label.
 
-        Each face is classified 64 times.  Each time half of its 25 parts are blurred, which hides them.  The heat of a
-        part is the mean log-probability of the label while the part is visible, minus the mean while the part is
-        hidden.  This is RISE (Petsiuk, Das and Saenko 2018, arXiv:1806.07421) with balanced patterns in place of
+        Each face is classified 64 times.  Each of its 25 parts is blurred, which hides it, in half of these times.  The
+        heat of a part is the mean log-probability of the label while the part is visible, minus the mean while the part
+        is hidden.  This is RISE (Petsiuk, Das and Saenko 2018, arXiv:1806.07421) with balanced patterns in place of
         random ones.  It works with any network.
 
         Args:
@@ -219,45 +219,49 @@ class EmotionClassifier:
 
     def _mean_probabilities(self, faces):
         """Return the mean over the networks, float32 (k, emotions); `faces` has one array per input size, k > 0."""
-        outputs = [_run(network, faces[size], path) for size, network, path in self.networks]
-        return np.mean([outputs[number] for number in self._order], axis=0)
+        outputs = [network(faces[size]) for size, network in self.networks]
+        if len(self._network_index) == 1:
+            return outputs[0]
+        return np.mean([outputs[index] for index in self._network_index], axis=0)
+
+
+class _CompiledNetwork:
+    """A compiled checkpoint, ready to run: called with faces float32 (k, h, w, 1), it returns float32 (k, emotions)."""
+
+    def __init__(self, compiled, path):
+        from ai_edge_litert.interpreter import Interpreter
+
+        with quiet_start():
+            self._interpreter = Interpreter(str(compiled), num_threads=1)
+            self._interpreter.allocate_tensors()
+        (inputs,), (outputs, *_) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._input, self._output, self._batch_size = inputs["index"], outputs["index"], inputs["shape"][0]
+        self.output_count, self._path = int(outputs["shape_signature"][-1]), path
+
+    def __call__(self, faces):
+        if self._batch_size != len(faces):
+            self._interpreter.resize_tensor_input(self._input, faces.shape)  # microseconds
+            self._interpreter.allocate_tensors()
+            self._batch_size = len(faces)
+        self._interpreter.set_tensor(self._input, faces)
+        self._interpreter.invoke()
+        probabilities = self._interpreter.get_tensor(self._output)
+        check_probabilities(probabilities, self._path)
+        return probabilities
 
 
 def _load_compiled(path, header):
-    """Return a checkpoint's network, ready to run; a damaged compiled form is made again."""
+    """Return a checkpoint's compiled network; a damaged compiled form is made again."""
     for compiled in find_compiled(path, header):
         try:
-            return _start(compiled)
+            return _CompiledNetwork(compiled, path)
         except (ValueError, RuntimeError):  # LiteRT raises them while it checks the file
             print(printable(f"notice: {compiled} is damaged and ignored"), file=sys.stderr)
     compiled = compile_to_cache(path, header)
     try:
-        return _start(compiled)
+        return _CompiledNetwork(compiled, path)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"a network must run in LiteRT; found {path}, which does not: use another") from error
-
-
-def _start(compiled):
-    """Return a LiteRT interpreter of a compiled form."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    with quiet_start():
-        network = Interpreter(str(compiled), num_threads=1)
-        network.allocate_tensors()
-    return network
-
-
-def _run(network, faces, path):
-    """Return one network's probabilities."""
-    (input_details,) = network.get_input_details()
-    if input_details["shape"][0] != len(faces):
-        network.resize_tensor_input(input_details["index"], faces.shape)  # microseconds
-        network.allocate_tensors()
-    network.set_tensor(input_details["index"], faces)
-    network.invoke()
-    probabilities = network.get_tensor(network.get_output_details()[0]["index"])
-    check_probabilities(probabilities, path)
-    return probabilities
 
 
 # ----------------------------------------------------------------------------------------------------------

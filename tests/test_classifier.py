@@ -163,9 +163,9 @@ def test_small_faces_are_enlarged_as_networks_of_that_size_expect(size):
 
 def test_outputs_that_are_no_numbers_end_the_run_with_one_line(drawn_frame, monkeypatch):
     classify = EmotionClassifier([MODEL])
-    ((_, network, _),) = classify.networks
+    ((_, network),) = classify.networks
     rows = np.full((2, 7), np.nan, np.float32)
-    monkeypatch.setattr(type(network), "get_tensor", lambda *_: rows)
+    monkeypatch.setattr(type(network._interpreter), "get_tensor", lambda *_: rows)
     with pytest.raises(UserError, match=r"mini_XCEPTION.hdf5 must give probabilities, .* found NaN or infinite"):
         classify(*drawn_frame)
 
