@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from load_and_process import EMOTIONS
-from recognition.tracking import Box, Face, shared_area
+from recognition.detection import shared_area
+from recognition.tracking import Box, Face
 
 Colour = tuple[int, int, int]  # BGR
 
@@ -48,7 +49,7 @@ SMALLEST_TEXT = 0.5  # of the panel and of the help
 PANEL_SIZES = (1, 0.8, 0.65, 0.5)  # of the panel and of the help, as shares of the usual size
 BAR_LENGTHS = (112, 50)  # pixels; a panel becomes narrow before it becomes small
 SMALLEST_LABEL = 0.65  # of a small face's label
-LEAST_LABEL = 0.45  # the same as a share of the picture's scale, where this is larger
+SMALLEST_LABEL_SHARE = 0.45  # the same, as a share of the picture's scale; the larger of the two limits counts
 TIGHT_LABEL = 0.8  # share of the smallest label's scale where there is little room
 UNIT_STEP = 0.05  # so that the text of a moving face does not tremble
 
@@ -182,7 +183,7 @@ class Annotator:
         image: np.ndarray,
         faces: Sequence[Face],
         note: str = "",
-        heat_maps: np.ndarray | None = None,
+        heat_maps: Sequence[np.ndarray] | None = None,
         recording: bool = False,
         may_grow: bool = False,
     ) -> np.ndarray:
@@ -192,7 +193,7 @@ class Annotator:
             image: uint8 (h, w, 3), BGR.
             faces: The k faces in it.
             note: Text for the lower left corner, or another corner without a face.
-            heat_maps: float (k, n, m) from 0 to 1, one map per face; None to draw no map.
+            heat_maps: k arrays, float (n, m) from 0 to 1, one per face, of any sizes; None to draw no map.
             recording: Whether to show that the picture is being recorded.
             may_grow: Whether the picture may get a margin for the panel.
 
@@ -217,7 +218,7 @@ class Annotator:
             self._draw_panel(image, shown, layout.panel, titled=len(faces) > 1)
         for label in (*layout.labels, layout.note):
             if label:
-                draw_tag(image, label.text, label.box[:2], label.colour, label.unit)
+                draw_tag(image, label)
         if recording:
             radius = max(3, round(7 * unit))
             cv2.circle(image, (width - 2 * radius, 2 * radius), radius, RED, -1, cv2.LINE_AA)
@@ -302,7 +303,7 @@ class Annotator:
             occupied: Boxes that the labels should leave alone, as they do with the faces and each other.
             unit: Scale of the largest text.
         """
-        least, labels = max(SMALLEST_LABEL, LEAST_LABEL * unit), []
+        least, labels = max(SMALLEST_LABEL, SMALLEST_LABEL_SHARE * unit), []
         for i, (face, region) in enumerate(zip(faces, regions, strict=True)):
             text, colour = self.label(face)
             texts = [text, text.rpartition(" ")[0]] if text[-1] == "%" else [text]
@@ -696,17 +697,11 @@ def write(image: np.ndarray, text: str, corner: tuple[int, int], colour: Colour 
         cv2.line(image, start, end, colour, stroke, cv2.LINE_AA)
 
 
-def draw_tag(image: np.ndarray, text: str, corner: tuple[int, int], colour: Colour, unit: float) -> None:
-    """Write a line of text on a filled box, kept inside the picture, in place."""
-    x, y, w, h = tag_box(image, text, corner, unit)
-    cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), colour, -1)
-    write(image, text, (x, y), _ink(colour), unit)
-
-
-def tag_box(image: np.ndarray, text: str, corner: tuple[int, int], unit: float) -> Box:
-    """Return where `draw_tag` writes: x, y, width, height in pixels."""
-    w, h = text_size(text, unit)
-    return max(0, min(corner[0], image.shape[1] - w)), max(0, min(corner[1], image.shape[0] - h)), w, h
+def draw_tag(image: np.ndarray, label: Label) -> None:
+    """Write a label on its filled box, in place."""
+    x, y, w, h = label.box
+    cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), label.colour, -1)
+    write(image, label.text, (x, y), _ink(label.colour), label.unit)
 
 
 def _ink(ground):

@@ -12,7 +12,7 @@ Importing this module imports neither TensorFlow nor Keras.
 import importlib.util
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -47,8 +47,8 @@ CONFIRM_SIDE = 40  # pixels to which a find is scaled for the second cascade
 CONFIRM_SCALE_FACTOR = 1.1  # step between the sizes looked for
 CONFIRM_SIZES = (0.65, 1.4)  # smallest and largest size looked for, in sizes of the find
 CONFIRM_MARGIN = 0.3  # looked at on each side of the find, in face sides
-# A find that is not sure is looked at under three angles, LOOK_TURN apart.  There must be so many finds in all, in
-# `min_neighbors`.  Of a turned face, the finds at the three angles also say how far it is turned.
+# The second cascade looks at an unsure find under three angles, LOOK_TURN apart.  The sum of its three counts must
+# reach `min_neighbors` times FINDS_UPRIGHT, or FINDS_TURNED.  The three counts also say how far a face is turned.
 LOOK_TURN = math.radians(12)
 FINDS_UPRIGHT, FINDS_TURNED = 3, 4
 
@@ -70,7 +70,7 @@ NEAR_NEIGHBORS = 2  # fewer than in the whole frame: the search is coarser, and 
 # UPRIGHT_BELOW counts as upright: turning it would gain nothing, and cost sharpness.  Up to TURNED_ABOVE, the angle
 # grows without a jump.
 UPRIGHT_BELOW, TURNED_ABOVE = math.radians(8), math.radians(16)
-EYES_SCALE, EYES_AT = 2.75, 0.385  # FER2013's crop: its side in distances of the eyes, and how far down the eyes are
+EYES_SCALE, EYES_AT = 2.75, 0.385  # FER2013's crop: its side in interocular distances, and how far down the eyes are
 
 # BlazeFace looks at a square of 192 x 192 pixels.
 BLAZEFACE_SIDE, BLAZEFACE_STRIDE = 192, 4  # pixels; an anchor for every 4 x 4 pixels
@@ -158,10 +158,11 @@ def open_detector(
     Args:
         path: Of BlazeFace (.tflite), of YuNet (.onnx) or of a Haar cascade.
         still: Whether pictures are photographs, where there is time to look closely; else they are a video's frames.
-        side: See `HaarDetector`, as the two after it.
-        scale_factor: Of "haar".
-        min_neighbors: Of "haar".
-        smallest_face: Side of the smallest face, as a share of the picture's shorter side.
+        side: Of "haar", see `HaarDetector`.
+        scale_factor: Of "haar", see `HaarDetector`.
+        min_neighbors: Of "haar", see `HaarDetector`.
+        smallest_face: Side of the smallest face, as a share of the picture's shorter side.  BlazeFace heeds it in
+            photographs alone, YuNet never.
 
     Raises:
         UserError: The file is not what its name says.
@@ -255,7 +256,7 @@ class HaarDetector:
         return Detections.of(_surest(found, lambda row: row[5] * (1 if row[4] else UPRIGHT_BONUS)))
 
     def search(self, image: np.ndarray, roll: float, smallest: float = 0.0) -> Detections:
-        """Find the faces in a picture that are turned by about `roll`, in radians, and as large as `smallest`."""
+        """Find the faces that are turned by about `roll`, in radians, and have at least the size `smallest`."""
         return Detections.of(self._search(*self._reduced(image), roll, smallest))
 
     def near(
@@ -355,7 +356,7 @@ class HaarDetector:
         return max((count for _, count in _pairs(found)), default=0)
 
     def _look_again(self, grey, box, turned):
-        """Return the finds of the second cascade, 0 if there are too few, and the angle that they mean.
+        """Return the finds of the second cascade, 0 if the three angles give too few, and the angle that they mean.
 
         Args:
             grey: The picture, turned for faces that are turned.
@@ -463,19 +464,23 @@ def _mapped(box, back, scale, corner=(0, 0)):
 
 
 def _surest(rows, weight=operator.itemgetter(-1)):
-    """Return rows of x, y, width, height, ... without the finds of less weight of the same faces."""
+    """Non-maximum suppression of rows x, y, width, height, ...: of those around one face, the heaviest stays."""
     kept = []
     for row in sorted(rows, key=weight, reverse=True):
-        if not any(_shared(row, other) > 0.5 * min(row[2] * row[3], other[2] * other[3]) for other in kept):
+        if not any(same_face(row[:4], other[:4]) for other in kept):
             kept.append(row)
     return kept
 
 
-def _shared(row, other):
-    """Return the area that two boxes share."""
-    width = min(row[0] + row[2], other[0] + other[2]) - max(row[0], other[0])
-    height = min(row[1] + row[3], other[1] + other[3]) - max(row[1], other[1])
-    return max(0, width) * max(0, height)
+def same_face(box: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two boxes are around one face: they share more than half of the smaller box."""
+    return shared_area(box, other) > 0.5 * min(box[2] * box[3], other[2] * other[3])
+
+
+def shared_area(box: Sequence[float], other: Sequence[float]) -> float:
+    """Return the area that two boxes x, y, width, height share."""
+    (x, y, w, h), (u, v, s, t) = box, other
+    return max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -560,7 +565,7 @@ class BlazeFaceDetector:
         return self._crops(found)
 
     def _look(self, image, part, least):
-        """Return what BlazeFace finds in a part of a picture: float (k, 9), in pixels of the picture.
+        """Return what BlazeFace finds in a part of a picture: a list of float (9,), in pixels of the picture.
 
         A row has the box's centre x, y, its width and height, the two eyes' x, y, and the confidence.
         """
@@ -606,11 +611,11 @@ def _tile_starts(length, side):
 
 
 def _merged(rows, blend=False):
-    """Return one row per face: the surest, or, blended, the average of those that overlap it, weighted by confidence.
+    """Non-maximum suppression: yield one row per face, the most confident, or the average of those that overlap it.
 
     Args:
         rows: Of centre x, y, width, height, ..., confidence.
-        blend: Whether finds are averaged: more exact, where all of them saw the same pixels.
+        blend: Whether finds are averaged, weighted by confidence: more exact, where all of them saw the same pixels.
     """
     left = np.array(sorted(rows, key=lambda row: -row[-1]), float)
     while len(left):

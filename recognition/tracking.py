@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recognition.detection import MOST_TURNED, TURN, FaceDetector
+from recognition.detection import MOST_TURNED, TURN, FaceDetector, same_face
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
@@ -126,10 +126,10 @@ class FaceTracker:
             self.forget()
         before_s, self.gap_s = self.gap_s, time_s - self.time_s
         forget_after = max(FORGET_AFTER, min(self.gap_s, 1.5 * before_s, SLOWEST))
-        still = max(forget_after, min(self.gap_s, SLOWEST) + BRIDGE)  # a screen on which nothing moved has no frames
+        keep_for = max(forget_after, min(self.gap_s, SLOWEST) + BRIDGE)  # a screen without motion has no frames
         self.time_s, self.shape = time_s, image.shape
         self.tracks = [
-            track for track in self.tracks if time_s - track.seen_s <= (still if track.followed else forget_after)
+            track for track in self.tracks if time_s - track.seen_s <= (keep_for if track.followed else forget_after)
         ]
         near = self.detect.can_search_near
         lost, matched = self._search_near(image) if near else ([], [])
@@ -177,7 +177,7 @@ class FaceTracker:
         whole = _rows(self.detect.search(image, 0.0, smallest) if near else self.detect(image))
         lost, matched = self._match(lost, whole, matched)
         for track in self.tracks:
-            seen = any(_same(track.expected_box(self.time_s), box) for box, *_ in whole)
+            seen = any(same_face(track.expected_box(self.time_s), box) for box, *_ in whole)
             if near and track.roll and track not in lost:
                 seen = self._check_turned(image, track) or seen
             track.update_trust(seen, self.time_s)
@@ -205,7 +205,7 @@ class FaceTracker:
     def _begin(self, found, matched):
         """Begin a track for each find that is around no matched face; return all boxes matched so far."""
         for box, roll, _ in found:
-            if not any(_same(box, other) for other in matched):
+            if not any(same_face(box, other) for other in matched):
                 self.tracks.append(_Track(self.count, box, roll, self.time_s))
                 self.count += 1
                 matched.append(box)
@@ -223,7 +223,7 @@ class FaceTracker:
         by_identity = {track.identity: track for track in tracks}
         for _, distance, identity, index in pairs:
             track, (box, roll, _) = by_identity[identity], found[index]
-            if distance < 1 and track in lost and not any(_same(box, other) for other in matched):
+            if distance < 1 and track in lost and not any(same_face(box, other) for other in matched):
                 track.update(box, roll, self.time_s)
                 lost.remove(track)
                 matched.append(box)
@@ -233,7 +233,7 @@ class FaceTracker:
         """Return whether a face that was not found is still shown: for a short time, inside the frame, alone there."""
         box = track.expected_box(self.time_s)
         long = self.time_s - track.seen_s > BRIDGE * min(1, 2 * (track.trust - TRUSTED))
-        return self._is_inside(track) and not long and not any(_same(box, other) for other in matched)
+        return self._is_inside(track) and not long and not any(same_face(box, other) for other in matched)
 
     def _is_inside(self, track):
         """Return whether a face should be inside the frame as a whole."""
@@ -297,9 +297,10 @@ class _Track:
         self.checked_s = time_s
 
     def shown_pose(self, time_s, shape):
-        """Return what to show: the box, int x, y, width, height, inside a frame of this shape, and the angle."""
-        x, y, w, h = (max(0, round(float(side))) for side in self._moved(self.shown, time_s))
-        return (x, y, min(w, shape[1] - x), min(h, shape[0] - y)), self.shown_roll
+        """Return the part of the box inside a frame of this shape, int x, y, width, height, and the angle."""
+        x, y, w, h = (round(float(side)) for side in self._moved(self.shown, time_s))
+        left, top, right, bottom = max(0, x), max(0, y), min(x + w, shape[1]), min(y + h, shape[0])
+        return (left, top, right - left, bottom - top), self.shown_roll
 
     def _moved(self, state, time_s):
         """Return a centred box as a box, moved on at the face's speed; a face hidden for long may have stopped."""
@@ -324,7 +325,7 @@ class Face(NamedTuple):
 
     @property
     def best(self) -> int:
-        """The number of the emotion that the face shows."""
+        """Index of the emotion that the label names; in videos it may differ from the argmax, see `Smoother`."""
         return int(np.argmax(self.probabilities)) if self.shown is None else self.shown
 
 
@@ -395,21 +396,10 @@ class _Known(NamedTuple):
 # Geometry
 
 
-def shared_area(box: Sequence[float], other: Sequence[float]) -> float:
-    """Return the area that two boxes x, y, width, height share."""
-    (x, y, w, h), (u, v, s, t) = box, other
-    return max(0, min(x + w, u + s) - max(x, u)) * max(0, min(y + h, v + t) - max(y, v))
-
-
 def _rows(detections):
     """Return detections as a list of box, roll, confidence."""
     boxes, rolls, confidences = (column.tolist() for column in detections)
     return list(zip(map(tuple, boxes), rolls, confidences, strict=True))
-
-
-def _same(box, other):
-    """Return whether two boxes are around one face: they share more than half of the smaller box."""
-    return shared_area(box, other) > 0.5 * min(box[2] * box[3], other[2] * other[3])
 
 
 def _distance(box, other):

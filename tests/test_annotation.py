@@ -21,7 +21,8 @@ from recognition.annotation import (
     text_size,
     write,
 )
-from recognition.tracking import Face, shared_area
+from recognition.detection import shared_area
+from recognition.tracking import Face
 
 BLACK_FRAME = np.zeros((480, 640, 3), np.uint8)
 

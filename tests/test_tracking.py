@@ -296,6 +296,22 @@ def test_a_face_at_the_edge_is_gone_when_it_is_not_found():
     assert list(shown) == [0] and scene.show(4) == {}
 
 
+@pytest.mark.parametrize(
+    ("box", "shown"),
+    [
+        ((-15, 200, 100, 100), (0, 200, 85, 100)),
+        ((300, -15, 100, 100), (300, 0, 100, 85)),
+        ((560, 200, 100, 100), (560, 200, 80, 100)),
+        ((300, 400, 100, 100), (300, 400, 100, 80)),
+    ],
+)
+def test_of_a_face_that_the_edge_cuts_the_part_in_the_frame_is_shown(box, shown):
+    scene = Scene()
+    for number in range(FPS):
+        (seen,) = scene.show(number / FPS, box).values()
+    assert seen == shown
+
+
 def test_what_the_whole_frame_search_seldom_finds_is_seldom_shown():
     scene, rng, shown = Scene(), np.random.default_rng(0), 0
     scene.detect.near = lambda image, box, roll, **_: Detections.of(
