@@ -42,7 +42,7 @@ from models import network_names
 
 # data: `dataset` (path) and `image_size` (height, width in pixels) are set in load_and_process.py
 validation_fraction = 0.1      # part of Training held out where the data has no PublicTest
-calibration_fraction = 0.03    # part of Training held out to fit the temperature on; 0: none
+calibration_fraction = 0.03    # part of Training held out to fit the temperature on; 0: no calibration
 largest_held_out = 10_000      # faces in either held-out part, at most; these faces stay in memory
 smallest_calibration = 200     # faces; with fewer, nothing is held out to calibrate on, and nothing is calibrated
 # network
@@ -54,15 +54,15 @@ epochs = "auto"                # passes over Training; auto: 80, of drawn faces 
 batch_size = 128               # faces per step
 learning_rate = 6e-3           # at its peak
 schedule = "cosine"            # cosine: to zero over all epochs; plateau: a tenth whenever val_loss stops falling
-warmup_epochs = 2.0            # linear rise to the peak
+warmup_epochs = 2.0            # linear rise to the peak, with cosine; at most a fifth of the epochs
 plateau_patience = 8           # epochs without a lower val_loss before schedule "plateau" reduces
 monitor = "val_loss"           # val_loss or val_accuracy: keeps the checkpoint with the best; epoch: keeps the last
 early_stopping_patience = 20   # epochs without a better `monitor` before the run ends; cosine: those of its second half
 optimizer = "muon"             # muon: AdamW with orthogonal steps for convolutions; adamw
-muon_momentum = 0.95           # share of the sum of gradients that stays for the next step
+muon_momentum = 0.95           # Nesterov momentum of muon: share of the sum of gradients that stays for the next step
 weight_decay = 0.02            # decoupled, on kernels only
 ema_epochs = 2.0               # horizon of the moving average of weights that is validated and saved; 0: none
-recalibration_faces = 2560     # of Training, for batch normalisation's statistics in what is saved; 0: as trained
+recalibration_faces = 2560     # faces of Training that give the saved batch-norm statistics; 0: the moving averages
 # labels
 label_smoothing = 0.0          # share of each label that is spread over all emotions
 votes = None                   # FER+'s fer2013new.csv: ten people's votes on each face become part of its label
@@ -71,7 +71,7 @@ votes_as = "share"             # share: FER2013's label, blended with what its a
                                # hard: what most people saw, one of eight emotions: contempt is the eighth
                                # soft: the shares of votes for the eight emotions
 votes_share = 0.6              # the part of each label that comes from votes, with "share" and "people"
-drop_no_face = False           # leave out what most people saw no face in
+drop_no_face = False           # leave out the images in which "no face" has the most votes
 logit_adjustment = 0.0         # tau: how far rare emotions are balanced, see `AdjustedCrossentropy`; 1: fully; 0: not
 teacher = []                   # checkpoints; the mean of their probabilities becomes part of each label
 teacher_share = "auto"         # of each label; the rest is the data's and the votes'; auto: training/automatic.py
@@ -126,10 +126,10 @@ def read_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("data").add_argument
     add("--image-size", type=int, nargs=2, default=image_size, metavar=("H", "W"), help="pixels")
-    add("--validation-fraction", type=number(float, 0.001, below=1), default=validation_fraction, help="held out")
-    add("--calibration-fraction", type=number(float, 0, below=1), default=calibration_fraction, help="held out")
-    add("--largest-held-out", type=number(int, 1), default=largest_held_out, help="faces in either part")
-    add("--smallest-calibration", type=number(int, 1), default=smallest_calibration, help="faces")
+    add("--validation-fraction", type=number(float, 0.001, below=1), default=validation_fraction, help="of Training")
+    add("--calibration-fraction", type=number(float, 0, below=1), default=calibration_fraction, help="0: none")
+    add("--largest-held-out", type=number(int, 1), default=largest_held_out, help="most faces in each held-out part")
+    add("--smallest-calibration", type=number(int, 1), default=smallest_calibration, help="with fewer faces: none")
 
     add = parser.add_argument_group("labels").add_argument
     add("--label-smoothing", type=number(float, 0, 1), default=label_smoothing, help="share spread over all emotions")
@@ -138,12 +138,12 @@ def read_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--logit-adjustment", type=number(float, 0), default=logit_adjustment, help="tau: how far to balance emotions")
     add("--drop-no-face", action=switch, default=drop_no_face, help="leave out what --votes call no face")
     add("--teacher-share", type=number(float, 0, 1, auto=True), default=teacher_share, help="of each label")
-    add("--teacher-views", type=number(int, 1), default=teacher_views, help="of each face")
+    add("--teacher-views", type=number(int, 1), default=teacher_views, help="augmented views of each face")
     add("--mixup", type=number(float, 0), default=mixup, help="blend faces two by two; 0.2: mostly a little; 0: never")
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--optimizer", default=optimizer, choices=OPTIMIZERS, help="muon: AdamW, orthogonal in convolutions")
-    add("--muon-momentum", type=number(float, 0, below=1), default=muon_momentum, help="of muon")
+    add("--muon-momentum", type=number(float, 0, below=1), default=muon_momentum, help="Nesterov momentum of muon")
     add("--weight-decay", type=number(float, 0), default=weight_decay, help="decoupled, on kernels only")
     add("--l2-regularization", type=number(float, 0), default=l2_regularization, help="on kernels")
     add("--schedule", default=schedule, choices=SCHEDULES, help="of the learning rate")
@@ -181,7 +181,12 @@ def read_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-if __name__ == "__main__" and (status := exit_status(lambda argv: 0 * bool(read_flags(argv)))):
+def _check_flags(argv):
+    read_flags(argv)
+    return 0
+
+
+if __name__ == "__main__" and (status := exit_status(_check_flags)):
     sys.exit(status)  # a mistyped flag does not wait for the libraries, which take seconds
 
 # ----------------------------------------------------------------------------------------------------------
@@ -215,7 +220,7 @@ from training.run import (
     create_variables,
     describe_accuracy,
     draw_learning_curve,
-    limit_batch_norm_memory,
+    limit_batch_norm_momentum,
     load_saved_run,
     predict,
     start_from_checkpoint,
@@ -330,7 +335,7 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         say(json.dumps({name: value for name, value in settings.items() if name != "data"}, indent=2))
     say(f"{len(data.emotions)} emotions: {', '.join(data.emotions)}")
     learnt, total = len(data.train_indices), len(data.faces)
-    others = f" (of {total}; the others are held out, or equal to these)" if learnt < total else ""
+    others = f" (of {total}; the others are held out, or copies of held-out faces)" if learnt < total else ""
     to_validate = f"{len(data.validation.faces)} to validate on ({data.validation_name})"
     say(f"{learnt} faces to train on{others}, {to_validate}", flush=True)
 
@@ -370,12 +375,10 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         mixup=args.mixup,
         shard=(hosts.host_index(), hosts.host_count()),
     )
-    hosts.check_divisible(
-        f"the {batches.batch_size} faces there are to train on, less than --batch-size,", batches.batch_size
-    )
+    hosts.check_divisible("a batch of all faces that there are to train on", batches.batch_size, most=learnt)
 
     # Optimizer and callbacks
-    limit_batch_norm_memory(model, steps_per_epoch=len(batches))
+    limit_batch_norm_momentum(model, steps_per_epoch=len(batches))
     model.compile(
         optimizer=make_optimizer(
             args.optimizer,

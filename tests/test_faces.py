@@ -65,6 +65,8 @@ def test_else_validates_on_a_stratified_tenth_of_training():
     assert sorted([*train_indices, *validation.faces[:, 0, 0, 0]]) == list(range(130))
     assert len(calibration.faces) == 0  # 13 faces are too few to fit anything to
     assert len(hold_out(data, **HOLD_OUT | {"smallest_calibration": 13})[3].faces) == 13
+    without = {"smallest_calibration": 13, "calibration_fraction": 0}
+    assert len(hold_out(data, **HOLD_OUT | without)[3].faces) == 0
     assert hold_out(data, **HOLD_OUT | {"validation_fraction": 0.025})[2] == "2.5% of Training"
 
 
@@ -172,7 +174,7 @@ def test_held_out_parts_are_measured_against_people():
     settings = HOLD_OUT | {"smallest_calibration": 6, "calibration_fraction": 0.2}
     kept, _, _, before = hold_out(data, **settings)
     people = {"Training": votes, "PublicTest": votes}
-    train_indices, validation, _, calibration = hold_out(data, **settings, seen_by_people=people)
+    train_indices, validation, _, calibration = hold_out(data, **settings, votes=people)
     np.testing.assert_array_equal(train_indices, kept)
     numbers = validation.faces[:, 0, 0, 0]
     assert numbers.tolist() == [0, 1, 2, *range(20, 60)]

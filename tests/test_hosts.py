@@ -83,6 +83,34 @@ def test_bad_hosts(case):
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in named), caught.value
 
 
+@pytest.mark.parametrize(
+    ("size", "most", "remedy"),
+    [
+        (13, 280, "pass --batch-size 12 or 14"),
+        (1, 280, "pass --batch-size 2"),
+        (97, 97, "pass --batch-size 96"),
+        (1, 1, "use fewer devices, or add faces"),
+    ],
+)
+def test_a_batch_that_can_not_be_divided_is_told_with_a_size_that_can(size, most, remedy, monkeypatch):
+    monkeypatch.setattr(hosts, "host_count", lambda: 2)
+    monkeypatch.setattr(hosts, "local_device_count", lambda: 1)
+    hosts.check_divisible("--batch-size", 14)
+    with pytest.raises(UserError) as caught:
+        hosts.check_divisible("--batch-size", size, most)
+    assert str(caught.value).endswith(f"must be divisible by 2, all devices of all hosts; found {size}: {remedy}")
+
+
+@with_jax
+def test_an_error_of_jax_says_that_a_host_is_gone_but_not_when_memory_is_full():
+    from jax.errors import JaxRuntimeError
+
+    assert hosts._is_broken_exchange(JaxRuntimeError("UNAVAILABLE: Connection reset by peer"))
+    assert hosts._is_broken_exchange(ValueError("Gloo all-reduce failed"))
+    assert not hosts._is_broken_exchange(JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"))
+    assert not hosts._is_broken_exchange(ValueError("shapes differ"))
+
+
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "3", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 IN_KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
 

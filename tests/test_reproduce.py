@@ -284,7 +284,7 @@ def test_list_says_what_is_done(tmp_path, trainer, capsys):
     assert third.split() == ["big_XCEPTION-1", "42", "67.0", "%"]
     (tmp_path / "loop").symlink_to(tmp_path / "loop")  # tells nobody before it is read
     assert exit_status(reproduce.main, ["--list", "--votes", str(tmp_path / "loop")]) == 0
-    assert header.split()[-1] == "state" and total == "28 steps, 14 hours 34 minutes on one core"
+    assert header.split()[-1] == "state" and total == "28 steps, 14 hours 34 minutes"
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 
 EPOCHS, EPOCHS_DRAWN = 80, 40
-THIN = ("tiny_XCEPTION", "mini_XCEPTION")
+SMALL = ("tiny_XCEPTION", "mini_XCEPTION")
 
 
 def resolve_auto(args: argparse.Namespace) -> argparse.Namespace:
@@ -47,17 +47,17 @@ def choose_augmentation(wanted: float | str, name: str) -> float:
 
 
 def choose_disturbances(wanted: float | str, name: str) -> float:
-    """Resolve "auto": thin networks have less room for what cameras do, and get fewer."""
+    """Resolve "auto": small networks have less capacity, so fewer of their faces are disturbed."""
     if wanted != "auto":
         return wanted
-    return 0.15 if name in THIN else 0.3
+    return 0.15 if name in SMALL else 0.3
 
 
 def choose_teacher_share(wanted: float | str, name: str) -> float:
-    """Resolve "auto": 0.9 for thin networks; larger ones lose accuracy with so much, and get 0.5."""
+    """Resolve "auto": 0.9 for small networks; larger networks lose accuracy with so much, and get 0.5."""
     if wanted != "auto":
         return wanted
-    return 0.9 if name in THIN else 0.5
+    return 0.9 if name in SMALL else 0.5
 
 
 def choose_precision(wanted: str, name: str) -> str:
@@ -69,7 +69,7 @@ def choose_precision(wanted: str, name: str) -> str:
     """
     if wanted != "auto":
         return wanted
-    if name in THIN or keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
+    if name in SMALL or keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
         return "float32"
     try:
         flags = Path("/proc/cpuinfo").read_text()

@@ -38,9 +38,9 @@ class TrainingData(NamedTuple):
     emotions: tuple[str, ...]
     faces: np.ndarray  # uint8 (n, height, width, 1), of the Training split
     labels: np.ndarray  # float32 (n, emotions), rows summing to 1
-    train_indices: np.ndarray  # int (m,), the faces to learn from; the others are held out, or copies of those
-    # With votes "people", the emotions of these three splits are people's shares, float32 (k, emotions), and only faces
-    # in which most people saw one of the emotions are there.
+    train_indices: np.ndarray  # int (m,), the faces to learn from, without held-out faces and without their copies
+    # With votes "people", the emotions of these three splits are people's shares, float32 (k, emotions).  Only faces
+    # are kept in which one of the emotions has more votes than any other answer.
     validation: Split  # chooses the best epoch
     validation_name: str  # in print
     calibration: Split  # the temperature is fitted on it; empty for small data
@@ -68,7 +68,7 @@ def load_training_data(
         dataset, image_size: As `load_fer2013_data` takes them.
         votes: FER+'s fer2013new.csv, or None.
         votes_as, votes_share: As `make_labels` takes them.
-        drop_no_face: Leave out the faces that most voters saw no face in.
+        drop_no_face: Leave out the images in which "no face" has the most votes.
         validation_fraction, calibration_fraction, largest_held_out, smallest_calibration: As `hold_out` takes them.
 
     Raises:
@@ -78,9 +78,9 @@ def load_training_data(
     if votes:
         data, votes_by_split = join_votes(data, votes, votes_as in ("hard", "soft"), drop_no_face)
     data = data.drop_unused_labels()
-    seen_by_people = votes_by_split if votes_as == "people" else {}
+    shown_votes = votes_by_split if votes_as == "people" else {}
     train_indices, validation, validation_name, calibration = hold_out(
-        data, validation_fraction, calibration_fraction, largest_held_out, smallest_calibration, seen_by_people
+        data, validation_fraction, calibration_fraction, largest_held_out, smallest_calibration, shown_votes
     )
     labels = make_labels(data, votes_by_split.get("Training"), votes_as, votes_share)
     return TrainingData(
@@ -91,7 +91,7 @@ def load_training_data(
         validation,
         validation_name,
         calibration,
-        _as_people_see(data, "PrivateTest", seen_by_people) if "PrivateTest" in data else None,
+        _as_people_see(data, "PrivateTest", shown_votes) if "PrivateTest" in data else None,
         data.titles.get("PrivateTest", "PrivateTest"),
         describe_data(data, labels, train_indices),
     )
@@ -103,7 +103,7 @@ def hold_out(
     calibration_fraction: float,
     largest_held_out: int,
     smallest_calibration: int,
-    seen_by_people: dict[str, np.ndarray] | None = None,
+    votes: dict[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, Split, str, Split]:
     """Divide a data set into faces to learn from, to validate on, and to fit the temperature on.
 
@@ -114,10 +114,12 @@ def hold_out(
     Args:
         data: With a Training split.
         validation_fraction: Part of Training that is held out where there is no PublicTest.
-        calibration_fraction: Part of Training that is held out where there is a PublicTest.
+        calibration_fraction: Part of Training that is held out to fit the temperature on.  Without a PublicTest, the
+            temperature is fitted on the validation part.  0: no calibration.
         largest_held_out: Faces in either part, at most.
         smallest_calibration: Faces; a smaller part is not worth fitting a temperature on.
-        seen_by_people: The votes of each split; with them, the held-out parts are as `TrainingData` describes them.
+        votes: FER+'s votes on each split.  With votes, the held-out parts have people's shares as their emotions, see
+            `TrainingData`.
 
     Returns:
         (indices of Training to learn from, validation split, its name, calibration split, which may be empty).
@@ -142,13 +144,14 @@ def hold_out(
     kept, held_out = stratified_split(train.emotions, fraction, seed=0) if fraction else (everything, nothing)
     if has_public_test and len(held_out) < smallest_calibration:
         kept, held_out = everything, nothing
-    part = _as_people_see(data, "Training", seen_by_people, held_out)
+    part = _as_people_see(data, "Training", votes, held_out)
     kept = kept[~find_duplicates(train.faces, part.faces)[kept]]  # FER2013 repeats some of its images
     if has_public_test:
-        return kept, _as_people_see(data, "PublicTest", seen_by_people), data.titles["PublicTest"], part
+        return kept, _as_people_see(data, "PublicTest", votes), data.titles["PublicTest"], part
     if not len(held_out):
         raise UserError(f"{len(train.faces)} Training images are too few to hold any out for validation; add more")
-    calibration = part if len(held_out) >= smallest_calibration else Split(part.faces[:0], part.emotions[:0])
+    calibrates = calibration_fraction > 0 and len(held_out) >= smallest_calibration
+    calibration = part if calibrates else Split(part.faces[:0], part.emotions[:0])
     return kept, part, f"{100 * fraction:.3g}% of Training", calibration
 
 
@@ -269,7 +272,10 @@ def sample_transforms(
         rng, augmentation: As `augment` takes them.
 
     Returns:
-        Arrays with a row per face, so that `apply_transforms` can be given some of the faces and their rows.
+        Arrays with one row per face, so that `apply_transforms` can be given some of the faces and their rows:
+        "matrix" (n, 2, 3), the inverse affine matrix for `cv2.warpAffine`; "contrast" and "brightness" (n, 1, 1, 1);
+        "erased" bool (n,); "rectangle" int (n, 4), top, left, bottom, right; "filling" (n,) in [-1, 1]; with
+        disturbances also "disturbed" bool (n,) and "disturbance_seed" int (n,).
     """
     (height, width), bounds, strength = size, augmentation, augmentation.strength
     angle = strength * np.deg2rad(rng.uniform(-bounds.rotation, bounds.rotation, n))
@@ -277,13 +283,13 @@ def sample_transforms(
     mirror = np.where(rng.random(n) < 0.5 * bounds.flip, -1, 1)
     moved = strength * rng.uniform(-bounds.shift, bounds.shift, (n, 2)) * (width, height)
     # (n, 2, 3): where in the source each pixel of the result comes from, about the centre of the face
-    source = np.empty((n, 2, 3))
-    source[:, 0, 0], source[:, 0, 1] = np.cos(angle) * scale * mirror, -np.sin(angle) * scale
-    source[:, 1, 0], source[:, 1, 1] = np.sin(angle) * scale * mirror, np.cos(angle) * scale
+    matrix = np.empty((n, 2, 3))
+    matrix[:, 0, 0], matrix[:, 0, 1] = np.cos(angle) * scale * mirror, -np.sin(angle) * scale
+    matrix[:, 1, 0], matrix[:, 1, 1] = np.sin(angle) * scale * mirror, np.cos(angle) * scale
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    source[:, :, 2] = centre + moved - source[:, :, :2] @ centre
+    matrix[:, :, 2] = centre + moved - matrix[:, :, :2] @ centre
     transforms = {
-        "source": source,
+        "matrix": matrix,
         "contrast": 1 + strength * rng.uniform(-bounds.contrast, bounds.contrast, (n, 1, 1, 1)).astype(np.float32),
         "brightness": strength * rng.uniform(-bounds.brightness, bounds.brightness, (n, 1, 1, 1)).astype(np.float32),
         "erased": rng.random(n) < strength * bounds.erasing,
@@ -302,7 +308,7 @@ def apply_transforms(faces: np.ndarray, transforms: dict[str, np.ndarray]) -> np
     """Transform faces, uint8 (n, h, w, c), as `sample_transforms` says; float32 (n, h, w, c) in [-1, 1]."""
     _, height, width, channels = faces.shape
     warped = np.empty_like(faces)
-    for face, matrix, result in zip(faces, transforms["source"], warped, strict=True):
+    for face, matrix, result in zip(faces, transforms["matrix"], warped, strict=True):
         result[:] = cv2.warpAffine(
             face,
             matrix,

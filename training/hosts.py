@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import signal
@@ -97,7 +98,7 @@ def joined(hosts: str | None = None, host_index: int | None = None) -> Iterator[
         with _interruptible(0, stop):
             _start_jax(names, index)
         set_last_line(GONE)
-        _check_devices()  # before the first exchange, for which all need as many
+        _check_devices()  # before the first exchange, which needs the same number of devices on all hosts
         check_same_on_all_hosts("be given the same --hosts", {"the list": list(names)}, "correct one of them")
         with _interruptible(GRACE, stop):
             yield
@@ -106,7 +107,7 @@ def joined(hosts: str | None = None, host_index: int | None = None) -> Iterator[
         set_last_line("")
         if isinstance(error, _OnAllHosts):
             jax.distributed.shutdown()  # waits for the others; a host that ends first breaks what they still exchange
-        # JAX's own end would wait for the others, who learn from this end that they must end, too.
+        # Skip JAX's shutdown.  It would wait for the other hosts, and they stop only when this process is gone.
         atexit.register(_end_at_once, 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 1))
         if _is_broken_exchange(error):
             raise UserError(GONE.removeprefix("error: "), exit_status=1) from error
@@ -178,24 +179,26 @@ def _check_port(address):
 
 
 def _check_devices():
-    """See that all hosts have as many devices; `UserError` on every host."""
+    """Check that all hosts have the same number of devices; `UserError` on every host."""
     import jax
 
     devices = Counter(device.process_index for device in jax.devices())
     for index, count in sorted(devices.items()):
         if count != devices[0]:
             raise _OnAllHosts(
-                f"all hosts must have as many devices; found that host {index} has {count}, and host 0 {devices[0]}: "
-                "hide the others (CUDA_VISIBLE_DEVICES)"
+                f"all hosts must have the same number of devices; found that host {index} has {count}, and host 0 "
+                f"{devices[0]}: hide the others (CUDA_VISIBLE_DEVICES)"
             )
 
 
 def _is_broken_exchange(error):
-    """Whether an exchange of values fails with such an error when another host is gone."""
+    """Return whether JAX can raise this error because another host is gone."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, OSError, UserError)):
         return False
     import jax
 
+    if "RESOURCE_EXHAUSTED" in str(error):  # the memory of this host
+        return False
     words = re.search("gloo|nccl|coordination service|UNAVAILABLE", str(error), re.IGNORECASE)
     return isinstance(error, jax.errors.JaxRuntimeError) or bool(words)
 
@@ -348,23 +351,22 @@ def check_same_on_all_hosts(rule: str, facts: dict, remedy: str) -> None:
                 )
 
 
-def check_divisible(what: str, size: int) -> None:
-    """See that a batch can be divided among all devices of all hosts.
+def check_divisible(what: str, size: int, most: float = math.inf) -> None:
+    """Check that a batch can be divided among all devices of all hosts.
 
     Args:
         what: What the size is of; the message begins with it.
         size: Faces of a batch.
+        most: Faces that there are to train on.
 
     Raises:
         UserError: On every host.
     """
     parts = host_count() * local_device_count()
     if size % parts:
-        below, above = size // parts * parts, -(-size // parts) * parts
-        fitting = f"{below} or {above}" if below else above
-        raise _OnAllHosts(
-            f"{what} must be divisible by {parts}, all devices of all hosts; found {size}: pass --batch-size {fitting}"
-        )
+        fitting = [str(n) for n in (size // parts * parts, -(-size // parts) * parts) if 0 < n <= most]
+        remedy = f"pass --batch-size {' or '.join(fitting)}" if fitting else "use fewer devices, or add faces"
+        raise _OnAllHosts(f"{what} must be divisible by {parts}, all devices of all hosts; found {size}: {remedy}")
 
 
 def broadcast(value=None):

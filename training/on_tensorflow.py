@@ -35,7 +35,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 def fuse_batch_normalization(model: keras.Model) -> None:
     """Let TensorFlow's fused kernel train every batch normalisation of a network.
 
-    Results and gradients are the same up to rounding; the variance that is kept for later is that of n - 1 values.
+    Results and gradients are the same up to rounding.  The moving variance is the unbiased one, divided by n - 1, as
+    TensorFlow's kernel returns it; Keras divides by n.
 
     Args:
         model: Changed in place; not for saving.

@@ -29,10 +29,11 @@ def make_optimizer(
             `keras.callbacks.ReduceLROnPlateau` to reduce.
         epochs: Of the whole run.
         steps_per_epoch: Batches in an epoch.
-        warmup_epochs: Length of the linear rise, at most a fifth of the run.
+        warmup_epochs: Length of the linear rise from a hundredth of the peak; at most a fifth of the epochs, rounded
+            down.
         weight_decay: Decoupled, on kernels only.
         ema_epochs: Horizon of the exponential moving average of the weights, at most a fifth of the run; 0: none.
-        muon_momentum: Momentum of Muon's steps, from 0 to below 1.
+        muon_momentum: Nesterov momentum of Muon's steps, from 0 to below 1.
     """
     rate = learning_rate
     if schedule == "cosine":
@@ -93,15 +94,15 @@ class AdjustedCrossentropy(keras.losses.CategoricalCrossentropy):
 class Muon(keras.optimizers.AdamW):
     """AdamW, but the kernels of convolutions take steps that are orthogonal matrices, of the size of Adam's steps.
 
-    An orthogonal step changes a layer's output as much in rare directions as in frequent ones.  AdamW still updates the
-    last layer, depthwise kernels (which mix no channels), biases and batch normalisation.  Keras's own Muon takes
-    two-dimensional variables only.
+    An orthogonal step changes a layer's output as much in rare directions as in frequent ones.  AdamW still updates all
+    else: the layer `models.cnn.EMOTION_MAPS`, Dense kernels, depthwise kernels (which mix no channels), biases and
+    batch normalisation.  Keras's own Muon takes two-dimensional variables only.
     Sources: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; for the size of the steps, Liu et al. 2025,
     "Muon is Scalable for LLM Training", arXiv:2502.16982.
 
     Args:
         learning_rate: A float or a `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: Share of the sum of gradients that stays for the next step.
+        momentum: Nesterov momentum, from 0 to below 1: the share of the sum of gradients that stays for the next step.
         **adamw: As `keras.optimizers.AdamW` takes them.
     """
 

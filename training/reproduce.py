@@ -1,7 +1,7 @@
 """Train again the networks that come trained: 28 steps, each one run of train_emotion_classifier.py.
 
     python training/reproduce.py --list                   # the steps, and which are done
-    python training/reproduce.py                          # all steps, about 14 hours on one core of an AMD EPYC
+    python training/reproduce.py                          # all steps, about 15 hours on one core of an AMD EPYC
     python training/reproduce.py --only simple_CNN-7      # this step, and the steps that it needs
     python training/reproduce.py --only simpler_CNN-2 --dataset drawn --epochs 1    # a first try without data
 
@@ -59,7 +59,8 @@ class Step(NamedTuple):
         flags: The other flags of the training script.
         start_from: The step whose checkpoint gives the first weights; None: random weights.
         teachers: The steps whose checkpoints are the teachers.
-        minutes: How long the step took on one core of an AMD EPYC, beside other work.
+        minutes: How long the step took beside other work: on one core of an AMD EPYC, the last four steps on two slow
+            cores.
         epoch: The epoch whose checkpoint was kept.
         accuracy: The accuracy of that checkpoint on PublicTest, in percent; of a step with PEOPLE, against what most
             people saw.
@@ -189,7 +190,7 @@ def format_steps(steps: Sequence[Step], folder: Path) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     minutes = sum(step.minutes for step in steps)
-    return "\n".join([*lines, f"{len(steps)} steps, {minutes // 60} hours {minutes % 60} minutes on one core"])
+    return "\n".join([*lines, f"{len(steps)} steps, {minutes // 60} hours {minutes % 60} minutes"])
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -231,14 +232,14 @@ def run_steps(
         if record:
             if record["arguments"] != arguments:
                 raise UserError(
-                    f"a step that is done was trained as now asked; found {folder / step.name}, trained with "
-                    f"{shlex.join(record['arguments'])}: delete that folder, or pass another --output-dir"
+                    f"a finished step must have been trained with the flags of now; found {folder / step.name}, "
+                    f"trained with {shlex.join(record['arguments'])}: delete that folder, or pass another --output-dir"
                 )
             print(f"{step.name}: done already, {record['checkpoint']}")
         else:
             command = [sys.executable, str(trainer), *arguments, "--output-dir", str(folder / step.name)]
             command += ["--resume"] if has_begun(folder, step) else []
-            print(f"\nstep {number} of {len(steps)}, {step.name}, about {step.minutes} minutes on one core")
+            print(f"\nstep {number} of {len(steps)}, {step.name}, about {step.minutes} minutes")
             print(shlex.join(command), flush=True)
             status = run(command)
             if status:

@@ -129,8 +129,8 @@ def start_from_checkpoint(path: Path, model: keras.Model, emotions: tuple[str, .
         layer.set_weights(source_layer.get_weights())
 
 
-def limit_batch_norm_memory(model: keras.Model, steps_per_epoch: int) -> None:
-    """Let batch normalisation average over one epoch at most: small data have few steps in one."""
+def limit_batch_norm_momentum(model: keras.Model, steps_per_epoch: int) -> None:
+    """Lower the momentum of batch normalisation, so that its moving averages span one epoch at most."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, math.exp(-1 / steps_per_epoch))
@@ -140,7 +140,7 @@ def create_variables(model: keras.Model, labels: np.ndarray, train: bool) -> Non
     """Create the variables of a compiled model's metrics and optimizer, which Keras would create in the first step.
 
     A graph that creates variables runs only once.  So TensorFlow would make the graph of a step twice, which takes
-    seconds.
+    seconds.  On other backends than TensorFlow, nothing happens.
 
     Args:
         model: Changed in place.
@@ -241,8 +241,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         logs["val_loss"], logs["val_accuracy"] = result["loss"], result["accuracy"]
         if not math.isfinite(logs["loss"] + result["loss"]):
             raise UserError(
-                f"a loss must be a number; found that the loss of epoch {epoch + 1} is none: lower --learning-rate, "
-                "and --resume"
+                f"the loss must be finite; found NaN or infinity in epoch {epoch + 1}: lower --learning-rate, and "
+                "--resume"
             )
         score = {
             "val_accuracy": (result["accuracy"], -result["loss"]),  # of two as accurate, the one with the lower loss
@@ -262,7 +262,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         files = itertools.chain([f"{name}{self.suffix}"], numbered)
         return self.output_dir / next(file for file in files if file not in self.earlier_files)
 
-    def forget_superseded(self) -> None:
+    def delete_superseded(self) -> None:
         """Delete the checkpoint that a better one has replaced, once the saved run no longer names it."""
         if self.superseded and self.superseded != self.path:
             self.superseded.unlink(missing_ok=True)
@@ -273,7 +273,8 @@ def averaged_weights(model: keras.Model) -> list[np.ndarray]:
     """Return a network's weights, trainable ones as their moving average where the optimizer keeps one."""
     if not model.optimizer.use_ema:
         return model.get_weights()
-    kept = [keras.ops.copy(variable) for variable in model.weights]  # on the devices: several hosts compare NumPy's
+    # Copies on the devices: of NumPy arrays, JAX would see that all hosts have the same.
+    kept = [keras.ops.copy(variable) for variable in model.weights]
     model.optimizer.finalize_variable_values(model.trainable_variables)
     averaged = model.get_weights()
     for variable, value in zip(model.weights, kept, strict=True):
@@ -285,7 +286,7 @@ def recalibrate_batch_norm(model: keras.Model, faces: np.ndarray) -> None:
     """Give batch normalisation the statistics of faces without augmentation, and of a network without dropout.
 
     The statistics of training belong to other weights (the last steps', not their average) and to augmented faces.
-    Source: Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576.
+    Source: "precise BatchNorm" in Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576.
 
     Args:
         model: Changed in place.
@@ -309,7 +310,7 @@ def recalibrate_batch_norm(model: keras.Model, faces: np.ndarray) -> None:
 
 
 def calibrate(model: keras.Model, held_out: Split) -> float:
-    """Divide a network's logits by the temperature that makes the emotions of held-out faces most probable.
+    """Calibrate a network by temperature scaling: divide its logits by the temperature with the lowest log loss.
 
     Predicted emotions stay the same.  The readers of the checkpoint need not know the temperature: see `divide_logits`.
     Source: Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599.
@@ -320,7 +321,7 @@ def calibrate(model: keras.Model, held_out: Split) -> float:
             it is empty, nothing happens.
 
     Returns:
-        The temperature; 1 where nothing happened.
+        The temperature, from 0.25 to 4; 1 where nothing happened.
     """
     if not len(held_out.faces):
         return 1.0
@@ -484,8 +485,8 @@ class RunRecord(keras.callbacks.Callback):
     def _write(self):
         if not self.files.settings.is_file():  # written before the first epoch; only a user can have removed it
             raise UserError(
-                f"the folder of a run must stay until its end; found that {self.files.settings} has disappeared, with "
-                "what else the run had written: start it again",
+                f"the files of a run must stay until its end; found no {self.files.settings} any more: start the run "
+                "again",
                 exit_status=1,
             )
         description = {
@@ -500,7 +501,7 @@ class RunRecord(keras.callbacks.Callback):
             np.savez(file, description=np.array(json.dumps(description)), **values)
         with replacing(self.files.log) as partial:
             pd.DataFrame(self.rows).to_csv(partial, index=False)
-        self.best.forget_superseded()
+        self.best.delete_superseded()
 
 
 def describe_seconds(seconds: float) -> str:
@@ -516,7 +517,8 @@ def load_saved_run(files: RunFiles, settings: dict, resume: bool) -> dict | None
 
     Args:
         files: Of the run.
-        settings: Of the run to be; most of them must equal the saved ones.
+        settings: Of the new run.  Some of them must equal the saved ones: those that decide what the saved weights and
+            figures mean.  A change of any other setting prints a note.
         resume: Whether to look for a run; the first host's word counts.
 
     Returns:
@@ -524,10 +526,11 @@ def load_saved_run(files: RunFiles, settings: dict, resume: bool) -> dict | None
         earlier runs), "variables" (list of arrays).
 
     Raises:
-        UserError: The folder holds another network's run, the file is damaged, or a setting must stay as it was.
+        UserError: The folder holds only another network's run, the file is damaged, the best checkpoint is missing, or
+            a setting must stay as it was.
     """
     content = b""
-    if resume and hosts.is_first_host() and read_saved_run(files, settings):
+    if resume and hosts.is_first_host() and check_saved_run(files, settings):
         content = files.state.read_bytes()
     content = hosts.broadcast_bytes(content)
     return parse_saved_run(io.BytesIO(content)) if content else None
@@ -541,8 +544,8 @@ def parse_saved_run(file) -> dict:
     return saved
 
 
-def read_saved_run(files: RunFiles, settings: dict) -> dict | None:
-    """Read and check what `RunRecord` wrote; arguments, result and errors as in `load_saved_run`."""
+def check_saved_run(files: RunFiles, settings: dict) -> bool:
+    """Return whether there is a run to go on with; arguments and errors as in `load_saved_run`."""
     folder, network = files.state.parent, settings["network"]
     if not files.state.is_file():
         others = sorted(other.name.removesuffix(".resume.npz") for other in folder.glob("*.resume.npz"))
@@ -552,7 +555,7 @@ def read_saved_run(files: RunFiles, settings: dict) -> dict | None:
                 f"{others[0]}, another --output-dir, or leave --resume out"
             )
         print(f"no finished epoch of {network} in {folder} to go on from: starting at the first", flush=True)
-        return None
+        return False
     try:
         saved = parse_saved_run(files.state)
         best = folder / saved["best_name"]
@@ -576,7 +579,7 @@ def read_saved_run(files: RunFiles, settings: dict) -> dict | None:
     for name in before.keys() & settings.keys():
         if before[name] != settings[name] and len(saved["rows"]) < settings["epochs"]:
             print(f"note: {name} was {before[name]}, goes on with {settings[name]}")
-    return saved
+    return True
 
 
 def check_same_data(saved_settings: dict, facts: dict, dataset: str, folder: Path) -> None:
