@@ -20,7 +20,7 @@ import sys
 def stop_quietly() -> None:
     """End the process at once, with status 130 and without a word, on Ctrl-C, SIGTERM or SIGHUP.
 
-    So it is while the libraries load; `exit_status` takes over later.  What Python itself says on Ctrl-C before the
+    This holds while the libraries load; `exit_status` takes over later.  What Python itself says on Ctrl-C before the
     first line of a script can't be helped.
     """
     _handle_stops(lambda number, frame: os._exit(130))
@@ -73,7 +73,7 @@ if sys.version_info < (3, 11):  # noqa: UP036
     print(f"error: Python must be 3.11 or newer; found {found}: python3.11 -m venv .venv", file=sys.stderr)
     sys.exit(2)
 
-MAX_PIXELS = 2**28  # of an image: a telephone's 200 million, and no more
+MAX_PIXELS = 2**28  # of an image; telephones have up to 200 million
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # OpenCV reads it while it is imported
 
 
@@ -108,7 +108,7 @@ def exit_status(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     Returns:
         What `main` returns. After a `UserError`, the exit status of the error; where a package is missing, 2. After
         Ctrl-C, 130, and the same after SIGTERM, the signal with which clusters stop a job, and after SIGHUP, which
-        comes when the terminal is closed.
+        comes when the terminal is closed.  Where the reader of standard output has gone, 1.
     """
     _open_closed_ends()
     for stream in (sys.stdout, sys.stderr):
@@ -305,6 +305,8 @@ def drawing() -> Iterator[None]:
 def new_figure(**options) -> Figure:
     """Return an empty figure of Matplotlib, on which a $ in a name is a $, and begins no formula.
 
+    For that, the setting `text.parse_math` of Matplotlib is changed for the whole process.
+
     Args:
         options: Of `matplotlib.figure.Figure`.
     """
@@ -430,7 +432,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def is_about_writing(error: OSError, partial: Path) -> bool:
-    """Return whether writing to `partial`, or into it, gave the error: writing to a full disk names no file."""
+    """Return whether an error came from writing to `partial`, or into it.  On a full disk, the error names no file."""
     if not error.errno or isinstance(error, ConnectionError):  # a library's own error, or a reader has gone
         return False
     return error.filename is None or Path(str(error.filename)).is_relative_to(partial)
@@ -449,7 +451,7 @@ def mark_as_unfinished(path: Path, suffix: str) -> Path:
 def left_behind(folder: str | Path) -> list[Path]:
     """Return the hidden and the unfinished files in a folder whose process, on this host, is gone.
 
-    The process must not have such files in the folder itself: a new process can have the number of a former one.
+    Call it before this process makes such files: it can have the number of a former process, whose files these are.
     """
     if os.name == "nt":  # no process can be asked for there without a package
         return []
@@ -511,7 +513,7 @@ def cache_folder() -> Path:
 def _interrupt_once_a_second():
     """Return a handler that raises `KeyboardInterrupt`, and a `sys.unraisablehook` that lets none get lost.
 
-    Signals of the second after the first one have no effect.
+    After a signal, others are ignored for one second.
 
     So a key that was pressed twice, or a signal that the shell and the terminal both send, does not disturb the saving
     of files that the first one has begun.

@@ -89,15 +89,16 @@ def crop_dataset(photographs: str | Path, faces: str | Path, detect: FaceDetecto
 
     Args:
         photographs: A folder with train/EMOTION/* and so on; photographs of any size.
-        faces: The folder to make: the same layout, faces as PNG, and not_found.txt, a list of the other photographs.
+        faces: The folder to make: the same layout, faces as PNG, and not_found.txt, which lists the photographs without
+            a face and the files that can't be read.
         detect: Finds the faces.
 
     Returns:
         Three lines to print: how many faces were found, how many photographs showed several faces, and how many none.
 
     Raises:
-        UserError: There is no such folder of images, no photograph shows a face, `faces` has something in it already,
-            or `faces` can't be written. Nothing is left of `faces` then.
+        UserError: There is no such folder of images, no photograph shows a face, `faces` is not empty, or `faces` can't
+            be written.  `faces` then stays as it was.
     """
     from tqdm import tqdm
 

@@ -212,7 +212,7 @@ class _Palette:
 
 
 class _Canvas:
-    """Four float32 planes (4, h, w): BGR, already multiplied by the cover, and the cover.
+    """Four float32 planes (4, h, w): premultiplied BGR, and alpha, from 0 to 255.
 
     The person on the canvas is upright. So the mirror image of a shape is the flipped mask, which saves half the work.
     """
@@ -284,7 +284,7 @@ class _Canvas:
         self.planes[:3] *= (1 + 0.28 * (light[0] * np.tanh(x) + light[1] * np.tanh(y))).astype(np.float32)
 
     def image(self):
-        """Return the picture: uint8 (h, w, 4), BGR and cover."""
+        """Return the picture: uint8 (h, w, 4), premultiplied BGR and alpha."""
         np.minimum(self.planes[:3], self.planes[3], out=self.planes[:3])
         return cv2.merge([cv2.convertScaleAbs(plane) for plane in self.planes])
 
@@ -497,7 +497,7 @@ def _bust(identity, unit):
 
 @lru_cache(maxsize=16)  # while an expression is held, every frame shows the same portrait
 def _portrait(shape, identity, unit):
-    """Return an upright person: uint8 (h, w, 4), BGR, already multiplied by the cover, and the cover."""
+    """Return an upright person: uint8 (h, w, 4), premultiplied BGR and alpha."""
     canvas, colours = _Canvas(unit, identity), _Palette(identity)
     canvas.planes = _bust(identity, unit).copy()
     _draw_head(canvas, shape, identity, colours)
@@ -774,11 +774,12 @@ def draw_dataset(
     Args:
         image_size: Height, width in pixels.
         seed: The same seed gives the same images.
-        per_emotion: Images per emotion and split; by default 100, 20 and 20.
+        per_emotion: Images per emotion in each split that is to be drawn; None: Training 100, PublicTest 20,
+            PrivateTest 20.
 
     Returns:
-        "Training", "PublicTest" and "PrivateTest", each with faces, uint8 (n, height, width, 1), and
-        emotions, int64 (n,), the positions in EXPRESSIONS, in random order.
+        The splits, each with faces, uint8 (n, height, width, 1), and emotions, int64 (n,), the positions in
+        EXPRESSIONS, in random order.
 
     Raises:
         ValueError: An unknown split.

@@ -56,7 +56,14 @@ from evaluation.predictions import (
 )
 from face_files.labels import SPLIT_FOLDERS, canonical_name
 from load_and_process import EMOTIONS, dataset
-from models.checkpoint import Header, complete_headers, parse_emotions, parse_input_range, read_header, tell_of_drawings
+from models.checkpoint import (
+    Header,
+    complete_headers,
+    parse_emotions,
+    parse_input_range,
+    read_header,
+    warn_if_trained_on_drawings,
+)
 
 # ----------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -71,8 +78,8 @@ heat_maps = 0                  # number of faces on which to measure the heat ma
 disturbances = False           # also measure with noise, blur, low resolution, JPEG, gamma and uneven light
 labels = "dataset"             # dataset: a face's true emotion is the data set's; people: what most people saw in it,
                                # one of the seven emotions, by FER+'s votes
-votes = None                   # path of FER+'s fer2013new.csv; for "people", None: the one beside the data set; else a
-                               # path makes the most voted of eight emotions a face's true one
+votes = None                   # path of FER+'s fer2013new.csv; with "people", None takes the file beside the data set;
+                               # with "dataset", the true emotion is then the one of eight that has the most votes
 batch_size = 256               # faces per step
 
 # what is written
@@ -137,7 +144,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=votes,
         metavar="FILE",
-        help="FER+'s fer2013new.csv, for --labels people; without: a face's true emotion is the most voted of eight",
+        help="FER+'s fer2013new.csv; with --labels dataset, the true emotion is then the most voted of eight",
     )
     add(
         "--batch-size",
@@ -189,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     emotions = shared_emotions(args.models, headers, splits[sizes[0]])
     if str(args.dataset) != "drawn":
-        tell_of_drawings(args.models, headers)
+        warn_if_trained_on_drawings(args.models, headers)
     print(describe_split(splits[max(sizes)]), flush=True)
 
     names = output_names(args.models)
@@ -404,9 +411,9 @@ def format_json(results: Sequence[dict]) -> str:
 def hint_of_order(predictions: Predictions, header: Header) -> str:
     """Return a line where the data show that a network's outputs are in alphabetic order.
 
-    Many programs that read images from folders number the emotions alphabetically.  The line comes in two cases.  In
-    alphabetic order, the network would name a tenth more of the faces correctly.  Or it would name most faces of two
-    emotions correctly, of which it now names 5 % or less.
+    Many programs that read images from folders number the emotions alphabetically.  The line comes if alphabetic order
+    raises the accuracy by 10 percentage points or more.  It also comes if alphabetic order raises the accuracy at all,
+    and the recall of two or more emotions from 5 % or less to more than 50 %.
 
     Args:
         predictions: Of one network.

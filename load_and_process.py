@@ -65,7 +65,11 @@ IN_MEMORY = 2**28  # bytes of faces; more faces stay in the cache's file, and th
 
 
 class Split(NamedTuple):
-    """Faces uint8 (n, height, width, 1) and their emotions int64 (n,), numbers that index `Dataset.emotions`."""
+    """Faces, uint8 (n, height, width, 1), and their emotions, int64 (n,), which index `Dataset.emotions`.
+
+    With --votes-as people, training has float32 (n, emotions) in place of the emotions: the shares of people who saw
+    each of them.
+    """
 
     faces: np.ndarray
     emotions: np.ndarray
@@ -208,14 +212,14 @@ def load_fer2013_data(dataset_path: str | Path = FER2013_CSV, image_size: tuple[
         for split, _, path in images:  # a dict of names has each name once
             folders.setdefault(SPLITS[split], {})[path.parent.parent.name] = None
             paths.setdefault(SPLITS[split], []).append(path)
-    arrays = _read_with_cache(source, images, image_size)
-    if len(EMOTIONS) in arrays[1] and emotion_names == EMOTIONS:
+    split_numbers, emotions, faces = _read_with_cache(source, images, image_size)
+    if len(EMOTIONS) in emotions and emotion_names == EMOTIONS:
         emotion_names = WITH_CONTEMPT
-    starts = np.searchsorted(arrays[0], range(len(SPLITS) + 1))  # the splits lie one after the other
+    starts = np.searchsorted(split_numbers, range(len(SPLITS) + 1))  # the splits lie one after the other
     splits = {}
     for name, start, end in zip(SPLITS, starts[:-1], starts[1:], strict=True):
         if start < end:
-            splits[name] = Split(arrays[2][start:end], arrays[1][start:end])
+            splits[name] = Split(faces[start:end], emotions[start:end])
     return Dataset(splits, emotion_names, {split: " and ".join(names) for split, names in folders.items()}, paths)
 
 
@@ -345,14 +349,14 @@ def stratified_split(emotions: np.ndarray, fraction: float, seed: int) -> tuple[
 
 
 def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """Find the faces that have a twin in `others`, byte for byte; without `others`, an earlier twin in `faces`.
+    """Find duplicates, byte for byte: faces that are also in `others`; without `others`, repeated faces in `faces`.
 
     Args:
         faces: uint8 (n, height, width, 1).
         others: uint8 (m, height, width, 1), or None.
 
     Returns:
-        bool (n,), True for each face with a twin.
+        bool (n,), True for each duplicate; of repeated faces, the first is none.
     """
     seen = set(_digests(others)) if others is not None else set()
     found = np.zeros(len(faces), bool)

@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 import cv2
 
-from models.checkpoint import parse_emotions, parse_input_range, tell_of_drawings
+from models.checkpoint import parse_emotions, parse_input_range, warn_if_trained_on_drawings
 from recognition.annotation import LANGUAGES, Annotator
 from recognition.detection import DEFAULT_CASCADE
 from recognition.recognizer import DEFAULT_MODELS, EmotionRecognizer, Recognize, show_progress
@@ -59,8 +59,8 @@ from recognition.window import View, Window, open_window
 
 source = []                    # camera numbers, videos, images, folders, stream URLs or "drawn"; none: camera 0
 model = [*DEFAULT_MODELS]      # one checkpoint, or several to average; the default: three, see models/README.md
-emotions = None                # of a model whose file names none, in the order of its outputs: "angry,disgust,..."
-input_range = None             # of a model whose file does not say it: what it takes for black and white, "0,1"
+emotions = None                # "angry,disgust,...": the labels of the outputs, for a model whose file names none
+input_range = None             # "0,1": the values of black and white, for a model whose file does not say them
 # the files that are written; with several sources, folders
 output = None                  # annotated .mp4, .avi or .mkv (image: .png or .jpg; folder of images: a folder)
 csv = None                     # a row per face per frame
@@ -87,7 +87,7 @@ detection_side = 360           # pixels; the shorter side of larger frames is re
 still_detection_side = 960     # the same for images
 scale_factor = 1.2             # step between the face sizes looked for
 still_scale_factor = 1.1       # the same for images
-min_neighbors = 5              # overlapping finds that make a face; more: fewer false faces, and fewer true ones
+min_neighbors = 5              # overlapping detections that make a face; more: fewer false faces, and fewer true ones
 # fmt: on
 # ----------------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--scale-factor", **number(float, 1.01), default=scale_factor, help=text)
     text = "the same for images (default: %(default)s)"
     add("--still-scale-factor", **number(float, 1.01), default=still_scale_factor, help=text)
-    text = "overlapping finds that make a face (default: %(default)s)"
+    text = "overlapping detections that make a face (default: %(default)s)"
     add("--min-neighbors", **number(int, 0), default=min_neighbors, help=text)
 
     args = parser.parse_args(argv)
@@ -241,7 +241,7 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
         stack.enter_context(quiet_libraries())
         frames = stack.enter_context(open_source(source, endless=window is not None and not session.several))
         if not frames.drawn:
-            tell_of_drawings(recognizer.classify.headers, recognizer.classify.headers.values())
+            warn_if_trained_on_drawings(recognizer.classify.headers, recognizer.classify.headers.values())
         files = name_files(frames, session)
         session.reserved.reserve(files)
         earlier = {path: state_of(path) for path in filter(None, files)}
@@ -270,7 +270,7 @@ def process_source(source: int | str | Path | list[Path] | None, session: Sessio
 
 
 def state_of(path: Path) -> tuple[int, int] | None:
-    """Return what changes where a file or a folder is written; None where there is none."""
+    """Return a path's modification time in ns and its inode, which change when it is written; None: no such path."""
     with contextlib.suppress(OSError):
         return path.stat().st_mtime_ns, path.stat().st_ino
 

@@ -7,8 +7,9 @@
 
 The plain way is that of most small programs of this kind: pandas and `int()` for every pixel; Keras inside the live
 program, faces sought at full detail in frames 300 pixels wide, and a `model.predict` for every face.  Both ways read
-the same clips of drawn faces, each in a process of its own.  The figures are medians.  A ratio says how many times
-better our way is.  A bar is what we hold ourselves to.  Nothing else should run on the machine.
+the same clips of drawn faces, each in a process of its own.  The figures are medians; memory, training and hosts are
+measured once.  A ratio says how many times better our way is.  A bar is what we hold ourselves to.  Nothing else should
+run on the machine.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from face_files.labels import EMOTIONS, SPLITS  # noqa: E402
 from face_files.location import find_source  # noqa: E402
 from face_files.tables import CSV_SUFFIXES  # noqa: E402
 from load_and_process import load_fer2013_data  # noqa: E402
+from models import network_names  # noqa: E402
 
 # ----------------------------------------------------------------------------------------------------------
 # fmt: off
@@ -57,7 +59,7 @@ quick = False   # short clips and no repetition, to see that everything works
 # ----------------------------------------------------------------------------------------------------------
 
 CSV_ROWS = 2000
-NETWORKS = ("simple_CNN", "simpler_CNN", "tiny_XCEPTION", "mini_XCEPTION", "big_XCEPTION")
+NETWORKS = network_names()
 MODEL = ROOT / "models" / "mini_XCEPTION.hdf5"
 CLIP_FPS, CAMERA_FPS = 25, 30
 PACKAGES = ("numpy", "opencv-python", "tensorflow", "keras", "ai-edge-litert", "pandas")

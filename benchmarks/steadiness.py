@@ -114,7 +114,8 @@ def measure(films: np.ndarray, smooth: Smoother) -> tuple[float, float, list[flo
 
     Returns:
         Changes of the label per second while a face is calm, changes to or from "uncertain" per second, and the
-        milliseconds after which the labels of faces that were named surely show the new face's emotion.
+        milliseconds after which the labels of faces that were named surely show the new face's emotion.  A face whose
+        label never shows it has no delay.
     """
     calm, tracked = CALM_S * FPS, [TrackedFace(number, (0, 0, 48, 48)) for number in range(len(films))]
     seen = [smooth(tracked, films[:, frame], frame / FPS) for frame in range(films.shape[1])]

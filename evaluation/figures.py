@@ -21,10 +21,12 @@ def measure(predictions: Predictions, calibration_bins: int) -> dict:
         calibration_bins: Number of bins for the calibration error.
 
     Returns:
-        Plain numbers, strings and lists.  Rows of `confusion_matrix` are the true emotions, columns the predicted
+        Numbers, strings, lists and dicts.  Rows of `confusion_matrix` are the true emotions, columns the predicted
         ones, both in the order of `per_emotion`.  `log_loss` is the mean of -ln of the true emotions' probabilities.
         A figure is None where it can't be computed: the scores of an emotion that no face shows (`macro_f1` leaves
-        that emotion out), and the accuracy without duplicates where no other face is left.
+        that emotion out), and the accuracy without duplicates where there is no Training split or no other face.
+        Figures whose names end in `_with_flip` are there with --flip, `labels` and `people_calibration_error` with
+        --labels people, `disturbances` (see `measure_disturbances`) with --disturbances.
     """
     from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
 
@@ -123,7 +125,7 @@ def bin_by_confidence(
 
     Args:
         confidence: float (n,), from 0 to 1.
-        correct: bool (n,).
+        correct: bool (n,), or float (n,): the share of people who agree with each prediction.
         bins: Number of bins.
 
     Returns:
@@ -140,7 +142,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 
     Args:
         confidence: float (n,), from 0 to 1.
-        correct: bool (n,).
+        correct: bool (n,), or float (n,): the share of people who agree with each prediction.
         bins: Number of bins.
 
     Returns:

@@ -65,7 +65,9 @@ def load_split(
         found = f"{split} ({SPLIT_FOLDERS[split][0]})" if split in SPLIT_FOLDERS else split
         raise UserError(f"--split must be one that {dataset} has, {has}; found {found}: choose another")
     images = np.array(name_images(loaded, split), object)
-    if len(images) > len(data[split].faces):  # the same join says which have been left out
+    # `join_votes` has left out some faces.  It joins once more, with numbers in place of faces: the numbers that stay
+    # are those of the images that stay.
+    if len(images) > len(data[split].faces):
         numbered = Dataset({split: Split(np.arange(len(images)), loaded[split].emotions)})
         images = images[join_votes(numbered, votes, relabel=True)[0][split].faces]
     faces, true_emotions = data[split]
@@ -253,5 +255,5 @@ def write_predictions(path: Path, predictions: Sequence[Predictions]) -> None:
             model, names = each.path if isinstance(each.path, str) else each.network, each.emotions
             columns = each.split.images, each.y_true, each.y_pred, each.confidence, each.probabilities
             for image, label, prediction, confidence, row in zip(*columns, strict=True):
-                shares = (f"{probability:.4f}" for probability in (confidence, *row))
-                table.writerow([model, image, names[label], names[prediction], *shares])
+                numbers = (f"{probability:.4f}" for probability in (confidence, *row))
+                table.writerow([model, image, names[label], names[prediction], *numbers])

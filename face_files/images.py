@@ -17,7 +17,7 @@ from face_files.labels import EMOTION_FOLDERS, EMOTIONS, SPLIT_FOLDERS, SPLITS, 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # read, and written
 READ_SUFFIXES = (".jpe", ".jfif", ".avif", ".gif", ".dib", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm")  # read as well
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where pillow-heif is installed
-FOREIGN_SUFFIXES = (".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".svg")  # not read
+UNREADABLE_SUFFIXES = (".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".svg")
 
 IMAGES_PER_BATCH = 512  # images that are decoded side by side
 MAX_UNREADABLE = 0.01  # share of a folder's images; the unreadable images are named and left out
@@ -47,7 +47,7 @@ def list_images(folder: str | Path) -> tuple[list[tuple[int, int, Path]], tuple[
         UserError: There is no image, an emotion's folder is empty, or two emotions differ in capitals only.
     """
     found: list[tuple[int, str, Path]] = []
-    foreign: list[Path] = []
+    unsupported: list[Path] = []
     other_emotions: dict[str, Path] = {}  # the emotions that FER2013 does not have
     for split_folder in subfolders(Path(folder)):
         split = canonical_name(split_folder.name, SPLIT_FOLDERS)
@@ -67,17 +67,17 @@ def list_images(folder: str | Path) -> tuple[list[tuple[int, int, Path]], tuple[
             with reading(emotion_folder):
                 files = sorted(os.listdir(emotion_folder))
             paths, not_read = pick_images(emotion_folder / file for file in files)
-            foreign += not_read
+            unsupported += not_read
             if not paths:
                 raise UserError(
                     f"{emotion_folder}: an emotion's folder must hold images ({', '.join(IMAGE_SUFFIXES)}); found none"
-                    + (f", but {describe_foreign(not_read)}" if not_read else ": fill the folder or remove it")
+                    + (f", but {describe_unsupported(not_read)}" if not_read else ": fill the folder or remove it")
                 )
             found += [(SPLITS.index(split), emotion or emotion_folder.name, path) for path in paths]
     if not found:
         raise UserError(f"{folder}: a data set's folder must hold train/EMOTION/*; found no image: fill the folder")
-    if foreign:
-        print(f"notice: {describe_foreign(foreign)}", file=sys.stderr)
+    if unsupported:
+        print(f"notice: {describe_unsupported(unsupported)}", file=sys.stderr)
     emotions = (*EMOTIONS, *sorted({emotion for _, emotion, _ in found} - set(EMOTIONS), key=str.casefold))
     numbers = {emotion: number for number, emotion in enumerate(emotions)}
     if numbered := [emotion for emotion in emotions if emotion.isdecimal()]:
@@ -168,12 +168,12 @@ def pick_images(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """
     read = (*IMAGE_SUFFIXES, *READ_SUFFIXES, *(HEIF_SUFFIXES if find_spec("pillow_heif") else ()))
     visible = [file for file in files if not file.name.startswith(".")]
-    foreign = (*HEIF_SUFFIXES, *FOREIGN_SUFFIXES)
+    unsupported = (*HEIF_SUFFIXES, *UNREADABLE_SUFFIXES)
     images = [file for file in visible if file.suffix.lower() in read]
-    return images, [file for file in visible if file.suffix.lower() in foreign and file.suffix.lower() not in read]
+    return images, [file for file in visible if file.suffix.lower() in unsupported and file.suffix.lower() not in read]
 
 
-def describe_foreign(images: Sequence[Path]) -> str:
+def describe_unsupported(images: Sequence[Path]) -> str:
     """Return a line on images that can't be read here: how many, which, and what to do.
 
     Args:

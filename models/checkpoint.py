@@ -13,7 +13,8 @@ it.  `models/safety.py` says what a file may contain.
 
 The live script runs the checkpoint compiled to LiteRT.  LiteRT needs neither TensorFlow nor Keras, and answers about a
 hundred times faster than `model.predict`.  `compile_checkpoint` compiles a checkpoint once.  The name of the result
-contains the hash of the checkpoint's bytes, so a changed checkpoint is compiled again.
+contains the hash of the checkpoint's bytes, so a changed checkpoint is compiled again.  This has nothing to do with
+Keras's `model.compile()`.
 
     python -m models.checkpoint MODEL                          compile a checkpoint: beside it, and in the user's cache
     python -m models.checkpoint MODEL --emotions a,b,c --input-range 0,1      write what a file does not say into it
@@ -96,7 +97,7 @@ KERAS_2_ARGUMENTS = ("groups", "kernel_initializer", "kernel_regularizer", "kern
 class Header(NamedTuple):
     """What a checkpoint's file says about its network."""
 
-    network: str  # name of the builder
+    network: str  # the builder's name; of other files, the Keras model's name, or the file's
     emotions: tuple[str, ...] | None  # labels in the order of the outputs; None where the file has no labels
     input_shape: tuple[int, int, int]  # height, width, channels
     input_range: tuple[float, float] | None  # what the network takes for black and for white; None: not said
@@ -150,7 +151,7 @@ def save_checkpoint(
 
 
 def write_header(path: Path, header: Header) -> None:
-    """Write the labels and the range of a header into a model's file; its network stays as it is.
+    """Write a header's labels, input range and `trained_on` into a model's file; its network stays as it is.
 
     Args:
         path: A `.hdf5`, `.h5` or `.keras`.
@@ -194,7 +195,7 @@ def read_header(path: str | Path) -> Header:
         path: A Keras `.hdf5`, `.h5` or `.keras`.
 
     Returns:
-        The network's name, its labels, its input shape and its input range.
+        What the file says.
 
     Raises:
         UserError: There is no such file, or it is not a face network that may be loaded.
@@ -221,7 +222,7 @@ def complete_headers(
         The headers.  Labels and range are None where they must be assumed.
 
     Raises:
-        UserError: All checkpoints say it themselves, and say something else.
+        UserError: A value is given, but every file says its own value, and another one.
     """
     for name, given in (("emotions", emotions), ("input_range", input_range)):
         said = [getattr(header, name) for header in headers]
@@ -252,8 +253,8 @@ def complete_headers(
     return headers
 
 
-def tell_of_drawings(paths: Sequence[str | Path], headers: Sequence[Header]) -> None:
-    """Print a notice, once, where networks that know drawn faces only are to name people's emotions."""
+def warn_if_trained_on_drawings(paths: Sequence[str | Path], headers: Sequence[Header]) -> None:
+    """Print a notice, once, that names the checkpoints that learnt from drawn faces only."""
     if drawn := [str(path) for path, header in zip(paths, headers, strict=True) if header.trained_on == DRAWN]:
         _notice(f"notice: {', '.join(drawn)} learnt from drawn faces only: what it says of people means nothing")
 
@@ -308,7 +309,7 @@ def _fault_of(emotions):
 
 
 def load_checkpoint(path: str | Path, header: Header | None = None) -> tuple["keras.Model", tuple[str, ...]]:
-    """Build the network of a checkpoint, in float32, uncompiled.
+    """Build the network of a checkpoint, in float32, without Keras's `model.compile()`.
 
     Args:
         path: A Keras `.hdf5`, `.h5` or `.keras`.
@@ -423,7 +424,7 @@ def check_probabilities(probabilities: np.ndarray, path: str | Path) -> None:
         path: The checkpoint, for the message.
 
     Raises:
-        UserError: They are no numbers, or a row does not sum to 1.
+        UserError: A value is NaN, infinite or negative, or a row does not sum to 1.
     """
     faults = ~((np.abs(probabilities.sum(axis=1) - 1) < 1e-3) & (probabilities >= 0).all(axis=1))  # NaN is a fault
     if faults.any():
@@ -742,15 +743,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "what is made, a .tflite or a .keras (default: a .tflite beside it); the model's own file then stays as it is"
     )
     parser.add_argument("made", nargs="?", metavar="MODEL.tflite", type=Path, help=text)
-    text = "names in the order of the outputs, which are written into the checkpoint"
+    text = "labels in the order of the outputs; without MODEL.tflite or --onnx, they are written into the checkpoint"
     parser.add_argument("--emotions", metavar="A,B,C", help=text)
-    text = "what the network takes for black and white (0,1 or 0,255), which is written into the checkpoint"
+    text = "what the network takes for black and white, 0,1 or 0,255; written into the checkpoint like --emotions"
     parser.add_argument("--input-range", metavar="LOW,HIGH", help=text)
     text = "write ONNX in place of a .tflite (needs tf2onnx and onnx)"
     parser.add_argument("--onnx", nargs="?", const=Path(), type=Path, metavar="MODEL.onnx", help=text)
     args = parser.parse_args(argv)
     if args.made and args.made.suffix not in (".tflite", ".keras"):
         raise UserError(f"what is made is a .tflite or a .keras; found {args.made}: compile one model at a time")
+    if args.made and args.onnx:
+        raise UserError(f"one file is made at a time; found {args.made} and --onnx: leave one of them out")
     emotions, input_range = parse_emotions(args.emotions), parse_input_range(args.input_range)
     header = read_header(args.path)
     header = header._replace(emotions=emotions or header.emotions, input_range=input_range or header.input_range)

@@ -7,7 +7,7 @@ emotion, and the mean of that map is the emotion's logit.  The maps are coarse, 
 well which parts of a face a network needs: use `EmotionClassifier.heat_maps` for that.
 
 To add a network, write one more short function from the blocks below, or from Keras's layers, and add it to `NETWORKS`.
-It must end in a softmax over the emotions, and be trained with --network NAME.
+It must end in a softmax over the emotions.  Train it with --network NAME.
 
     python models/cnn.py        prints the networks, and how many parameters they have
 """
@@ -33,7 +33,7 @@ from load_and_process import EMOTIONS
 from models.safety import MOST_EMOTIONS
 
 EMOTION_MAPS = "emotion_maps"  # name of the last convolution, the same in every network
-SMALLEST, LARGEST = 32, 96  # pixels, height and width; below 32 the emotion maps shrink to one point
+SMALLEST, LARGEST = 32, 96  # pixels, height and width; at 32, the emotion maps have 2x2 points, or 4x4 in big_XCEPTION
 
 # ----------------------------------------------------------------------------------------------------------
 # Networks

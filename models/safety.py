@@ -344,16 +344,12 @@ def check_hdf5(file: h5py.File, path: Path) -> int:
             raise _refusal(path, f"a link to another place, {place},")
         item = h5py.h5o.open(file.id, name)  # and not file[name], which takes three times as long
         if isinstance(item, h5py.h5d.DatasetID):
-            stored, held, number = (
-                item.get_create_plist(),
-                item.get_space().get_simple_extent_npoints(),
-                item.get_type(),
-            )
-            if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
+            plist, held, dtype = item.get_create_plist(), item.get_space().get_simple_extent_npoints(), item.get_type()
+            if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():
                 raise _refusal(path, f"weights that lie in another file, {place},")
-            if number.get_class() not in NUMBERS:
+            if dtype.get_class() not in NUMBERS:
                 raise _refusal(path, f"what is no number, in {place},")
-            if held * number.get_size() > MOST_COMPRESSED * item.get_storage_size():  # a fill value takes no room
+            if held * dtype.get_size() > MOST_COMPRESSED * item.get_storage_size():  # a fill value takes no room
                 raise _refusal(path, f"{held:,} numbers that it does not hold, in {place},")
             count += held
     if count > 4 * MOST_NUMBERS:  # optimizers keep up to three numbers for each weight

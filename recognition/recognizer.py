@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-# The average of three; the first two count twice.  models/README.md says what was weighed.
+# The average of three networks; the first two count twice.  models/README.md says why.
 DEFAULT_MODELS = (
     *[MODELS / "simple_CNN.people.hdf5", MODELS / "mini_XCEPTION.people.hdf5"] * 2,
     MODELS / "big_XCEPTION.hdf5",
@@ -97,6 +97,9 @@ class RecognizedFace:
         Returns:
             float32 (h, w) from 0 to 1, as large as the network's input; to be stretched over the box.  See
             `EmotionClassifier.heat_maps`.
+
+        Raises:
+            ValueError: The recognizer does not name this emotion.
         """
         label = self._classify.emotions.index(emotion or self.emotion)
         return self._classify.explain_crops(self._crops, [label])[0]
@@ -263,7 +266,9 @@ class EmotionRecognizer:
             confidence, uncertain, and the probability of each emotion.
 
         Raises:
-            UserError: A file is missing, no file can be read, a source is a camera, or pandas is not installed.
+            UserError: A path does not exist, the only source can't be read or is a camera, or pandas is not installed.
+                Of several sources, one that can't be read gets a line on standard error, and no rows.
+            TypeError, ValueError: An array or a PIL image is not as a call takes it.
         """
         try:
             import pandas  # here: it takes time to import, and the rest does not need it

@@ -118,7 +118,7 @@ def name_in_folders(wanted: OutputFiles, frames: Source, reserved: ReservedPaths
         Paths in the folders, without the kinds of files that don't fit the source.
     """
     wanted = wanted._replace(timeline=None) if frames.still else wanted._replace(explain=None)
-    image = "" if frames.folder or not frames.still else Path(name_to_write(frames.paths[0].name)).suffix
+    image = "" if frames.multiple or not frames.still else Path(name_to_write(frames.paths[0].name)).suffix
     endings = OutputFiles(image if frames.still else ".mp4", ".csv", ".timeline.png", f".explained{image}")
     for number in itertools.count(1):
         name = frames.name if number == 1 else f"{frames.name}-{number}"
@@ -198,7 +198,7 @@ class Records:
         self.__exit__(_Discarded, _Discarded(), None)
 
     def _give_up(self, recorder, error):
-        """Close a recorder after an error; an error that its closing does not know as a fault of writing is raised."""
+        """Close a recorder after an error; raise the error again, unless closing makes a `UserError` of it."""
         self._open = [pair for pair in self._open if pair[0] is not recorder]
         try:
             recorder.__exit__(type(error), error, error.__traceback__)
@@ -242,7 +242,7 @@ def open_recorders(
     if files.timeline:
         path = _checked_ending(files.timeline, FIGURE_SUFFIXES, "timeline", "a timeline")
         yield timeline_recorder(path, classify.emotions, labels)
-    if files.explain and frames.folder:
+    if files.explain and frames.multiple:
         yield explanation_recorder(_checked_folder(files.explain, frames, "explain"), classify, labels, folder=True)
     elif files.explain:
         path = _checked_ending(files.explain, IMAGE_SUFFIXES, "explain", "an explanation")
@@ -255,7 +255,7 @@ def output_recorder(path: Path, frames: Source) -> Recorder:
     Raises:
         UserError: The ending does not fit the source.
     """
-    if frames.folder:
+    if frames.multiple:
         return image_recorder(_checked_folder(path, frames, "output"), folder=True)
     if frames.still:
         return image_recorder(_checked_ending(path, IMAGE_SUFFIXES, "output", "an image"))
@@ -344,7 +344,7 @@ def csv_recorder(path: Path, emotions: Sequence[str]) -> Iterator[Record]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             file.close()
-        if not existed and not (rows and not isinstance(error, _Discarded)):
+        if not existed and (not rows or isinstance(error, _Discarded)):
             target.unlink(missing_ok=True)
         if isinstance(error, OSError) and is_about_writing(error, path):
             raise WriteError(f"{path} can't be written: {error.strerror}", exit_status=1) from error
@@ -365,7 +365,8 @@ def video_recorder(path: Path, fps: float, sound: Path | None = None) -> Iterato
         sound: The video file that the frames come from; its sound is kept where ffmpeg is installed.
     """
     video = VideoFile(path, fps)
-    size, first_s, started = None, 0.0, 0.0  # (width, height) and time of the first frame; the time that counts as such
+    # (width, height) and time of the first frame; this time, plus the gaps that were left out
+    size, first_s, started = None, 0.0, 0.0
 
     def record(frame, picture, faces):
         nonlocal size, first_s, started
@@ -434,7 +435,7 @@ def explanation_recorder(
 
 
 def heat_maps(classify: EmotionClassifier, image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
-    """Return where the network looked for each face's most probable emotion: float (k, h, w) from 0 to 1."""
+    """Return where the network looked for the emotion that each face's label names: float (k, h, w) from 0 to 1."""
     if not faces:
         return np.empty((0, 1, 1), np.float32)
     boxes, labels, rolls = zip(*((face.box, face.best, face.roll) for face in faces), strict=True)
@@ -443,7 +444,7 @@ def heat_maps(classify: EmotionClassifier, image: np.ndarray, faces: Sequence[Fa
 
 @contextlib.contextmanager
 def timeline_recorder(path: Path, emotions: Sequence[str], labels: Sequence[str] | None = None) -> Iterator[Record]:
-    """Draw the probabilities of each face over time.
+    """Draw the probabilities over time of the FACES_DRAWN faces that were seen longest.
 
     Args:
         path: The file that is written.

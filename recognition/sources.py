@@ -8,7 +8,6 @@ Every source is a context manager.  Iterating over a source gives a `Frame`, or 
 Importing this module imports neither TensorFlow nor Keras.
 """
 
-import contextlib
 import functools
 import math
 import re
@@ -24,28 +23,15 @@ from typing import Any, NamedTuple, Self
 import cv2
 import numpy as np
 
-from command_line import UserError
-from face_files.images import IMAGE_SUFFIXES, decode_image, describe_foreign, pick_images, why_unreadable
+from command_line import UserError, reading
+from face_files.images import IMAGE_SUFFIXES, decode_image, describe_unsupported, pick_images, why_unreadable
 
+# fmt: off
 VIDEO_SUFFIXES = (
-    *(
-        ".mp4",
-        ".avi",
-        ".mkv",
-        ".mov",
-        ".webm",
-        ".m4v",
-        ".mpg",
-        ".mpeg",
-        ".wmv",
-        ".3gp",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".mts",
-    ),
-    *(".ogv", ".ts"),
+    ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".flv", ".gif", ".m2ts", ".mts",
+    ".ogv", ".ts",
 )
+# fmt: on
 PATIENCE = 30.0  # seconds for which a camera that gives no picture is opened again and again
 RETRY = 1.0  # seconds without a picture before each attempt to open the camera again
 SILENCE = 0.5  # seconds without a picture after which a notice is shown
@@ -145,10 +131,10 @@ def expand_sources(names: Sequence[int | str | Path]) -> list[int | str | Path |
 def _split_folder(folder):
     """Return the sources in a folder: each video, and the images together; tell of pictures that can't be read."""
     files = [path for path in _list_folder(folder) if path.is_file() and not path.name.startswith(".")]
-    images, foreign = _pick_images(files)
+    images, unsupported = _pick_images(files)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-    if foreign:
-        print(f"notice: {folder}: {describe_foreign(foreign)}", file=sys.stderr)
+    if unsupported:
+        print(f"notice: {folder}: {describe_unsupported(unsupported)}", file=sys.stderr)
     if not images + videos:
         endings = " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
         raise UserError(f"a folder as source holds images or videos ({endings}); {folder} has none")
@@ -159,8 +145,9 @@ def _split_folder(folder):
 
 def _pick_images(files):
     """Return the images among files, and the pictures that can't be read; an animated .gif is a video."""
-    images, foreign = pick_images(path for path in files if path.is_file())  # opening a pipe would wait for its writer
-    return [path for path in images if path.suffix.lower() not in VIDEO_SUFFIXES], foreign
+    files = [path for path in files if path.is_file()]  # opening a pipe would wait for its writer
+    images, unsupported = pick_images(files)
+    return [path for path in images if path.suffix.lower() not in VIDEO_SUFFIXES], unsupported
 
 
 def _names_image(path):
@@ -177,7 +164,7 @@ def _check_exists(name):
     """Raise a `UserError` where a name must be a path, and there is no such path, or OpenCV can't take its name."""
     if not _is_path(name):
         return
-    with _readable(name):
+    with reading(name):
         if not Path(name).exists():
             shown = without_password(name)
             raise UserError(f"a source is a camera number, a file, a folder, a URL or drawn; nothing at {shown}")
@@ -196,17 +183,8 @@ def without_password(address: str) -> str:
 
 def _list_folder(folder):
     """Return the sorted paths in a folder."""
-    with _readable(folder):
+    with reading(folder):
         return sorted(folder.iterdir())
-
-
-@contextlib.contextmanager
-def _readable(path):
-    """Turn the system's error on opening one of the user's paths into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): check its name and who may read it") from error
 
 
 def read_files(source: int | str | Path | list[Path] | None) -> set[Path]:
@@ -231,7 +209,7 @@ def open_source(source: int | str | Path | list[Path] | None, endless: bool = Tr
         UserError: There is no such source, or it can't be read.
     """
     if isinstance(source, list):
-        return Stills(source, folder=True, name="images")
+        return Stills(source, multiple=True, name="images")
     if source is None:
         try:
             return Live(0)
@@ -261,7 +239,7 @@ def open_source(source: int | str | Path | list[Path] | None, endless: bool = Tr
     _check_exists(name)
     path = Path(name)
     if path.is_dir():
-        return Stills(_pick_images(_list_folder(path))[0], folder=True, name=path.resolve().name)
+        return Stills(_pick_images(_list_folder(path))[0], multiple=True, name=path.resolve().name)
     status = path.stat()
     if stat.S_ISCHR(status.st_mode):  # /dev/video2, or the name that udev gave a camera
         return Live(name, functools.partial(cv2.VideoCapture, apiPreference=cv2.CAP_V4L2))
@@ -297,7 +275,7 @@ class Source:
         name: Fit for a file name.
         paths: Of images that are read.
         still: Whether the frames are images without a time between them.
-        folder: Whether there may be several images.
+        multiple: Whether there may be several images.
         fps: Frames per second of a recording.
         count: How many frames there are; 0 if nobody knows.
         note: To be shown in the picture.
@@ -307,7 +285,7 @@ class Source:
     """
 
     name, paths = "", ()
-    still, folder, drawn, broken, fps, count, note = False, False, False, 0, 30.0, 0, ""
+    still, multiple, drawn, broken, fps, count, note = False, False, False, 0, 30.0, 0, ""
 
     def __init__(self):
         self.clock = Clock()
@@ -438,10 +416,8 @@ class Video(Source):
         self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         self._began, self._first_s = None, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         said = capture.get(cv2.CAP_PROP_FPS)
-        self._next_s, self._last_s = (
-            0.0,
-            1 / (said if 0.1 <= said <= 240 else self.fps),
-        )  # how long the last frame lasts
+        self._next_s = 0.0
+        self._last_s = 1 / (said if 0.1 <= said <= 240 else self.fps)  # how long the last frame lasts
 
     def __iter__(self) -> Iterator[Frame]:
         self._began = self.clock.now()
@@ -466,8 +442,8 @@ class Video(Source):
     def _time(self, number, before):
         """Return the time of the frame that was read last, in seconds since the first frame.
 
-        The time in the file counts if it advances; in place of a time that is rounded, as in most files, its number at
-        an even rate counts.
+        The file's time counts if it advances.  In most files, times are rounded.  So, where the time is that of the
+        frame's number at an even rate, up to rounding, the latter counts.
 
         Args:
             number: Of the frame.
@@ -497,16 +473,16 @@ class Stills(Source):
 
     Args:
         paths: Of the images.
-        folder: Whether there may be several images.
+        multiple: Whether there may be several images.
         name: For the names of the files that are written; by default that of the first image.
         shown_s: Seconds for which each image is shown.
     """
 
     still, fps = True, 1.0
 
-    def __init__(self, paths: Sequence[Path], folder: bool = False, name: str | None = None, shown_s: float = 1.0):
+    def __init__(self, paths: Sequence[Path], multiple: bool = False, name: str | None = None, shown_s: float = 1.0):
         super().__init__()
-        self.paths, self.name, self.folder, self.shown_s = paths, name or paths[0].stem, folder, shown_s
+        self.paths, self.name, self.multiple, self.shown_s = paths, name or paths[0].stem, multiple, shown_s
         self.count = len(paths)
         self._at, self._step = 0, 1  # of `paths`
 
@@ -522,9 +498,9 @@ class Stills(Source):
             if image is None and self._at not in told:
                 why = why_unreadable(path) or "it is missing, damaged, or of an unknown kind"
                 fault = f"{path} is not an image that can be read: {why}"
-                if foreign := pick_images([path])[1]:
-                    fault = describe_foreign(foreign)
-                if not self.folder:
+                if unsupported := pick_images([path])[1]:
+                    fault = describe_unsupported(unsupported)
+                if not self.multiple:
                     raise UserError(fault)
                 self.broken += 1
                 told.add(self._at)
@@ -548,8 +524,9 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
     """Return a frame as cameras and videos give it as BGR, uint8 (h, w, 3).
 
     Args:
-        image: Grey (h, w) or (h, w, 1), YUYV (h, w, 2), BGR (h, w, 3) or BGRA (h, w, 4).  Of more than 8 bits, the
-            bits that the brightest pixel needs count as all: cameras of 10, 12 and 14 bits use a part of 16.
+        image: Grey (h, w) or (h, w, 1), YUYV (h, w, 2), BGR (h, w, 3) or BGRA (h, w, 4).  With more than 8 bits, white
+            is the largest value of the bits that the brightest pixel needs: cameras of 10, 12 and 14 bits use a part of
+            16.
     """
     if image.dtype != np.uint8:
         full = 2.0 ** math.ceil(math.log2(max(0.0, float(image.max())) + 1)) - 1

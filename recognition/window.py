@@ -138,19 +138,19 @@ class View:
 
 
 class BackgroundHeatMaps:
-    """Heat maps that are made in a thread; a call gives those that are there, and asks for newer ones.
+    """Makes heat maps in a thread of its own.  A call returns the newest finished maps, and requests new ones.
 
     Args:
-        classify: Its twin makes the heat maps.
+        classify: A clone of it makes the heat maps.
     """
 
     def __init__(self, classify: EmotionClassifier):
         self._pool = ThreadPoolExecutor(1)
-        self._twin = self._pool.submit(classify.twin)
+        self._clone = self._pool.submit(classify.clone)
         self._making, self._made = None, {}  # {identity of a face: its heat map}
 
     def __call__(self, image: np.ndarray, faces: Sequence[Face]) -> list[np.ndarray]:
-        """Return a heat map, float (h, w) from 0 to 1, for each face of a frame; a cold one until there is another."""
+        """Return a heat map for each face, float (h, w) from 0 to 1; zeros, (1, 1), until its first map is finished."""
         if self._making is None or self._making.done():
             self._made = self._making.result() if self._making else {}
             self._making = self._pool.submit(self._make, image, faces)
@@ -158,7 +158,7 @@ class BackgroundHeatMaps:
 
     def _make(self, image, faces):
         """Run in the thread."""
-        maps = heat_maps(self._twin.result(), image, faces)
+        maps = heat_maps(self._clone.result(), image, faces)
         return {face.identity: heat for face, heat in zip(faces, maps, strict=True)}
 
 
@@ -227,7 +227,7 @@ class Window:
             wait_s, message = 0.05 if clock.paused else min(0.05, due - clock.now()), self.message
             code = cv2.waitKeyEx(max(1, round(wait_s * 1000)))
             key, step = chr(code & 0xFF), STEPS.get(code, STEPS.get(code & 0xFFFF)) if code >= 0 else None
-            if step and view.frames.folder:
+            if step and view.frames.multiple:
                 clock.pause()  # whoever goes through the images by hand wants them to stay
                 view.frames.go(step)
                 return True

@@ -79,7 +79,7 @@ def test_round_trip(tmp_path, name, trained_on):
 def test_networks_of_drawings_are_told_once(capsys):
     headers = [checkpoint.Header("net", LABELS, (48, 48, 1), (-1, 1), trained_on) for trained_on in (DRAWN, "")]
     for _ in range(2):
-        checkpoint.tell_of_drawings(["drawn.hdf5", "people.hdf5"], headers)
+        checkpoint.warn_if_trained_on_drawings(["drawn.hdf5", "people.hdf5"], headers)
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "drawn.hdf5 learnt from drawn faces only" in told and "people.hdf5" not in told
 

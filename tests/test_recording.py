@@ -237,7 +237,7 @@ def test_files_in_folders_have_the_name_of_their_source():
     image = Stills([Path("x/a.JPG")])
     expected = OutputFiles(Path("o/a-2.JPG"), Path("c/a-2.csv"), None, Path("e/a-2.explained.JPG"))
     assert name_in_folders(folders, image, reserved) == expected
-    images = Stills([Path("x/a.JPG")], folder=True, name="x")
+    images = Stills([Path("x/a.JPG")], multiple=True, name="x")
     expected = OutputFiles(Path("o/x"), Path("c/x.csv"), None, Path("e/x.explained"))
     assert name_in_folders(folders, images, reserved) == expected
     assert name_in_folders(OutputFiles(None, Path("c"), None, None), images, reserved).csv == Path("c/x.csv")

@@ -316,12 +316,12 @@ def test_a_video_that_ends_early_is_broken(capsys):
 def test_images_that_can_not_be_read_are_passed_over(photograph, tmp_path, capsys):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     paths = [tmp_path / "bad.png", photograph, tmp_path / "missing.png"]
-    with Stills(paths, folder=True) as frames:
+    with Stills(paths, multiple=True) as frames:
         assert [(frame.number, frame.name) for frame in frames] == [(0, "astronaut.png")]
     told = capsys.readouterr().err
     assert frames.broken == 2 and "bad.png is not an image" in told and "missing.png is not an image" in told
     with pytest.raises(UserError, match="none of the 1 images"):
-        list(Stills(paths[:1], folder=True))
+        list(Stills(paths[:1], multiple=True))
     with pytest.raises(UserError, match="bad.png is not an image that can be read"):
         list(Stills(paths[:1]))
 
@@ -366,7 +366,7 @@ def test_sources_are_expanded(tmp_path):
 
 @pytest.mark.parametrize("act", [lambda path: expand_sources([path]), open_source])
 def test_a_path_that_the_system_refuses_is_a_mistake(act):
-    with pytest.raises(UserError, match="nnn can't be read .*check its name"):
+    with pytest.raises(UserError, match="nnn can't be read .*correct the path"):
         act("n" * 300)
 
 

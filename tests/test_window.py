@@ -180,7 +180,7 @@ def test_nobody_waits_for_the_heat_maps_of_a_video(drawn_frame):
     )
 
     class Classifier:
-        def twin(self):
+        def clone(self):
             return self
 
         def heat_maps(self, image, boxes, labels, rolls):
