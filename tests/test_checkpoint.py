@@ -677,6 +677,13 @@ def test_a_second_model_is_not_overwritten(path, tmp_path):
     assert second.read_bytes() == before
 
 
+def test_one_file_is_made_at_a_time(path, tmp_path):
+    made = tmp_path / "made.keras"
+    with pytest.raises(UserError, match="one file is made at a time; found .*made.keras and --onnx: leave one"):
+        checkpoint.main([str(path), str(made), "--onnx"])
+    assert not made.exists()
+
+
 def test_without_tensorflow_what_must_be_compiled_is_one_line(path, monkeypatch):
     monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(checkpoint.subprocess, "run", refuse_to_run)
