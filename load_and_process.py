@@ -356,7 +356,7 @@ def find_duplicates(faces: np.ndarray, others: np.ndarray | None = None) -> np.n
         others: uint8 (m, height, width, 1), or None.
 
     Returns:
-        bool (n,), True for each duplicate; of repeated faces, the first is none.
+        bool (n,), True for each duplicate; the first of repeated faces does not count as one.
     """
     seen = set(_digests(others)) if others is not None else set()
     found = np.zeros(len(faces), bool)

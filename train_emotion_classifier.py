@@ -291,6 +291,8 @@ def train(args: argparse.Namespace, settings: dict) -> int:
         check_network(args.network, build, input_shape, calibrates=args.calibration_fraction > 0)
 
     # Faces and labels
+    if is_drawn:
+        say("drawing the faces, which takes some seconds ...", flush=True)
     data = load_training_data(
         args.dataset,
         args.image_size,
